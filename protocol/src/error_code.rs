@@ -1,0 +1,295 @@
+//! Every error that a person can meet, with its cause and its fix: one table
+//! for the command line, for problem+json, for logs and for `docs/ERRORS.md`.
+//!
+//! Invariant: a number, once given, is never given to another error.
+
+macro_rules! error_codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $exit:ident, $retry:literal, $cause:literal, $fix:literal;)*) => {
+        /// One kind of failure. Prints as `KH-E0000`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum ErrorCode {
+            $($(#[$doc])* #[doc = $cause] $name,)*
+        }
+
+        impl ErrorCode {
+            /// The whole table, in the order of the numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The number behind `KH-E`.
+            pub const fn number(self) -> u16 {
+                match self { $(Self::$name => $number,)* }
+            }
+
+            /// What went wrong, in one sentence without a full stop.
+            pub const fn cause(self) -> &'static str {
+                match self { $(Self::$name => $cause,)* }
+            }
+
+            /// What the person who sees it can do about it.
+            pub const fn fix(self) -> &'static str {
+                match self { $(Self::$name => $fix,)* }
+            }
+
+            /// Whether the same request may succeed later, unchanged.
+            pub const fn retryable(self) -> bool {
+                match self { $(Self::$name => $retry,)* }
+            }
+
+            /// The exit code of a command that ends with this error.
+            pub const fn exit(self) -> Exit {
+                match self { $(Self::$name => Exit::$exit,)* }
+            }
+        }
+    };
+}
+
+/// Exit codes of every command. 0 is success, 130 an interruption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// The command failed.
+    Failure = 1,
+    /// The command was called wrongly.
+    Usage = 2,
+    /// The configuration is wrong.
+    Config = 3,
+    /// Enrolment or authentication was refused.
+    Auth = 4,
+    /// The network or the other side cannot be reached.
+    Network = 5,
+    /// A signature, pin, seal or chain does not hold.
+    Integrity = 6,
+    /// A rule forbids it.
+    Policy = 7,
+    /// Some parts were done and some were not.
+    Partial = 8,
+}
+
+error_codes! {
+    // 10xx: link, handshake, enrolment.
+    HubUnreachable = 1001, Network, true,
+        "the hub cannot be reached",
+        "check the address, the network and that `keyhaven-hub serve` runs there";
+    PinMismatch = 1002, Integrity, false,
+        "the hub's key is not one of the pinned keys",
+        "if the operator rotated the hub's key, ask for a new token and run `keyhaven-agent repin`; otherwise somebody stands in between: do not go on";
+    VersionUnsupported = 1003, Failure, false,
+        "hub and agent speak no common protocol version",
+        "update the older of the two; `version` prints what each speaks";
+    HandshakeRefused = 1004, Auth, false,
+        "the hub did not accept the agent's proof of identity",
+        "ask the operator to invite this agent again and run `keyhaven-agent join` with the new token";
+    AgentRevoked = 1005, Auth, false,
+        "this agent was revoked by the operator",
+        "ask the operator; a new invitation makes a new agent";
+    LinkReplaced = 1006, Failure, false,
+        "a newer link of the same agent took over",
+        "run one process per agent; `keyhaven-agent status` names the one that is linked";
+    AgentSuspended = 1007, Policy, false,
+        "two copies of this agent took the link from each other too often",
+        "stop one of the copies, then wait five minutes; a copy needs an invitation of its own";
+    LinkProtocol = 1008, Failure, true,
+        "the other side broke the tunnel protocol",
+        "update both sides; if it happens again, report it with the logs of both";
+    EgressNotOfficial = 1009, Policy, false,
+        "this agent can reach loopback upstreams, and the hub listens beyond loopback",
+        "use the released keyhaven-agent, which calls official hosts only";
+    TokenMalformed = 1020, Usage, false,
+        "the join token is damaged",
+        "copy the whole token, from `kh1_` to its end, or ask for a new one";
+    TokenExpired = 1021, Auth, false,
+        "the join token has expired",
+        "ask the operator for a new one: `keyhaven-hub agent invite`";
+    TokenUsed = 1022, Auth, false,
+        "the join token was already used",
+        "ask the operator for a new one; if it was not you who used it, ask them to revoke that agent";
+    TokenUnknown = 1023, Auth, false,
+        "the hub does not know this join token",
+        "check that the token is from this hub, or ask for a new one";
+    AlreadyJoined = 1024, Usage, false,
+        "this data directory already belongs to an agent",
+        "run `keyhaven-agent run`, or give another --data-dir to make a second agent, or `repin` to follow a hub whose keys changed";
+    NotJoined = 1025, Usage, false,
+        "this data directory belongs to no agent yet",
+        "run `keyhaven-agent join` with a token from the operator";
+
+    // 20xx: a consumer's call.
+    ApiKeyMissing = 2001, Auth, false,
+        "the request carries no API key",
+        "send the key the operator gave you as `Authorization: Bearer`, `x-api-key` or `api-key`";
+    ApiKeyUnknown = 2002, Auth, false,
+        "the API key is not known here, or was revoked",
+        "check the key; it is the hub's (`kh_sk_...`), not the vendor's";
+    EndpointUnknown = 2003, Usage, false,
+        "there is no such endpoint here",
+        "use base URL `/v1` as with the vendor, or the explicit form `/via/openai`, `/via/azure/<resource>`, `/via/anthropic` or `/via/deepseek`";
+    MethodNotAllowed = 2004, Usage, false,
+        "this endpoint does not take that method",
+        "use the method the vendor documents for it";
+    VendorAmbiguous = 2005, Usage, false,
+        "no single vendor could be told from path, headers and model",
+        "name the vendor: `/via/openai`, `/via/azure/<resource>`, `/via/anthropic` or `/via/deepseek` before the path";
+    RequestMalformed = 2006, Usage, false,
+        "the request body is not the JSON this endpoint takes",
+        "send one JSON object with each key once and a `model`";
+    RequestTooLarge = 2007, Usage, false,
+        "the request is larger than this hub accepts",
+        "send less, or ask the operator to raise `consumer.request_body_bytes_max`";
+    HeadTooLarge = 2008, Usage, false,
+        "the request's headers are larger than this hub accepts",
+        "send fewer or shorter headers";
+    NoAgent = 2009, Network, true,
+        "no agent that offers this vendor is connected",
+        "try again later, or ask the operator which vendors are offered";
+    HubBusy = 2010, Network, true,
+        "the hub has no room for this request now",
+        "try again after the time in `retry-after`";
+    LinkLost = 2011, Network, true,
+        "the link to the agent was lost during the call",
+        "try again; what was delivered of a stream is all there is of it";
+    VendorUnreachable = 2012, Network, true,
+        "the agent could not reach the vendor",
+        "try again later";
+    VendorTimeout = 2013, Network, true,
+        "the vendor did not answer in time",
+        "try again, or ask for less in one call";
+    VendorBroke = 2014, Network, true,
+        "the vendor's answer broke off or was not HTTP",
+        "try again";
+    OwnerRefused = 2015, Network, true,
+        "the vendor refused the resource owner's account",
+        "try again later; this is not about your own key";
+    OwnerRateLimited = 2016, Network, true,
+        "the vendor limits the resource owner's account for now",
+        "try again after the time in `retry-after`";
+    AgentRefused = 2017, Network, true,
+        "the agent refused to make this call",
+        "try again; if it happens again, ask the operator";
+    RequestTimeout = 2018, Usage, true,
+        "the request did not arrive in time",
+        "send the whole request without long pauses";
+    HubDraining = 2019, Network, true,
+        "the hub is about to stop and takes no new calls",
+        "try again after the time in `retry-after`";
+    ModelUnknown = 2020, Usage, false,
+        "no connected agent offers this model",
+        "see `/v1/models` for what is offered, or ask the operator";
+
+    // 30xx: configuration.
+    ConfigUnreadable = 3001, Config, false,
+        "the configuration file cannot be read",
+        "check the path and the file's permissions";
+    ConfigInvalid = 3002, Config, false,
+        "the configuration is not valid",
+        "correct the named key; `config show` prints what is in force";
+    ConfigVariableMissing = 3003, Config, false,
+        "the configuration refers to environment variables that are not set",
+        "set them, or write the values in their place";
+
+    // 40xx: the agent's vault.
+    VaultLocked = 4001, Auth, false,
+        "the vault cannot be opened with this passphrase or key file",
+        "give the passphrase it was sealed with, or restore the key file";
+    VaultDamaged = 4002, Integrity, false,
+        "the vault's file is damaged or was changed by somebody else",
+        "restore it from a backup, or remove it and add the keys again";
+    VaultKeyUnknown = 4003, Usage, false,
+        "the vault holds no such key",
+        "`keyhaven-agent key list` prints the ids";
+    VendorKeyMalformed = 4004, Usage, false,
+        "this does not look like a vendor's API key",
+        "paste the key alone: visible ASCII, no spaces or quotes";
+    AttestationMissing = 4005, Policy, false,
+        "the right to use the key was not attested",
+        "confirm the question, or give --attest, if the key is yours to use and within the vendor's terms";
+    ResourceMalformed = 4006, Usage, false,
+        "this is not an Azure resource name",
+        "give the one label before `.openai.azure.com`: letters, digits and hyphens";
+    VendorRefusedKey = 4007, Auth, false,
+        "the vendor does not accept this key",
+        "check the key in the vendor's console; add a new one and remove this one";
+
+    // 50xx: running a hub or an agent.
+    DataDirUnusable = 5001, Failure, false,
+        "the data directory cannot be used",
+        "check that it exists, is yours and has space";
+    AlreadyRunning = 5002, Failure, false,
+        "another process uses this data directory",
+        "stop it first, or give another --data-dir";
+    ListenFailed = 5003, Network, false,
+        "an address cannot be listened on",
+        "choose another address or stop the process that has it";
+    StoreFailed = 5004, Failure, true,
+        "the database did not do what was asked",
+        "see the cause; check the disk and the database's own log";
+    NotInitialised = 5005, Usage, false,
+        "this data directory holds no hub yet",
+        "run `keyhaven-hub init`";
+    AgentUnknown = 5006, Usage, false,
+        "there is no such agent",
+        "`keyhaven-hub agent list` prints the ids and names";
+    ApiKeyNotFound = 5007, Usage, false,
+        "there is no such API key",
+        "`keyhaven-hub key list` prints the ids";
+    CodeUnknown = 5008, Usage, false,
+        "there is no such error code",
+        "`explain` without a code prints the whole table";
+    NotRunning = 5009, Network, true,
+        "no running process answers",
+        "start it with `serve` (hub) or `run` (agent)";
+    KeyFileExists = 5010, Usage, false,
+        "the data directory already holds a hub",
+        "use it as it is, or give another --data-dir";
+    UsageInvalid = 5011, Usage, false,
+        "the command was called wrongly",
+        "see --help";
+    Internal = 5999, Failure, true,
+        "something happened that should not",
+        "report it with the log of that moment";
+}
+
+impl std::fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KH-E{:04}", self.number())
+    }
+}
+
+/// Text that names no known error.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an error code such as KH-E1001")]
+pub struct UnknownCode(String);
+
+impl std::str::FromStr for ErrorCode {
+    type Err = UnknownCode;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let unknown = || UnknownCode(text.chars().take(32).collect());
+        let upper = text.to_ascii_uppercase();
+        let digits = upper.strip_prefix("KH-E").ok_or_else(unknown)?;
+        let number: u16 = digits.parse().map_err(|_| unknown())?;
+        Self::ALL.iter().copied().find(|code| code.number() == number).ok_or_else(unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_unique_and_in_order() {
+        let numbers: Vec<u16> = ErrorCode::ALL.iter().map(|code| code.number()).collect();
+        let mut sorted = numbers.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+
+        assert_eq!(numbers, sorted);
+    }
+
+    #[test]
+    fn a_code_parses_back_from_what_it_prints() {
+        for code in ErrorCode::ALL {
+            assert_eq!(code.to_string().parse(), Ok(*code));
+        }
+        assert!("KH-E0000".parse::<ErrorCode>().is_err());
+    }
+}

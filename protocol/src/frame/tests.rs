@@ -1,0 +1,236 @@
+//! Golden vectors of every frame, round trips, and bytes that are no frames.
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::StatusCode;
+use proptest::prelude::*;
+
+use crate::hex::Hex;
+use crate::id::AgentId;
+use crate::id::CallId;
+use crate::id::FleetId;
+use crate::id::TokenId;
+use crate::id::VendorKeyId;
+use crate::provider::Provider;
+
+use super::*;
+
+/// One frame of every kind, as it is on the wire, in `protocol/vectors/frames.hex`:
+/// a line `# comment`, then a line of hex, in the order of [`FrameKind::ALL`].
+#[test]
+fn every_kind_of_frame_is_written_as_its_golden_vector() {
+    let golden = include_str!("../../vectors/frames.hex");
+    let golden: Vec<&str> = golden.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
+    let written: Vec<String> = samples()
+        .into_iter()
+        .map(|(kind, stream, payload)| {
+            let mut out = BytesMut::new();
+            put_frame(&mut out, kind, stream, &payload);
+            out.iter().map(|byte| format!("{byte:02x}")).collect()
+        })
+        .collect();
+
+    assert_eq!(
+        golden,
+        written,
+        "a vector changes only together with docs/PROTOCOL.md and the version; written:\n{}",
+        written.join("\n")
+    );
+}
+
+#[test]
+fn every_golden_vector_reads_back() {
+    for (kind, stream, payload) in samples() {
+        let mut out = BytesMut::new();
+        put_frame(&mut out, kind, stream, &payload);
+        let mut batch = out.freeze();
+        let frame = next_frame(&mut batch).unwrap().unwrap();
+
+        assert_eq!((frame.kind, frame.flags, frame.stream, frame.payload), (kind.number(), 0, stream, payload));
+        assert_eq!(next_frame(&mut batch), Ok(None));
+    }
+}
+
+#[test]
+fn numbers_are_unique() {
+    let mut numbers: Vec<u8> = FrameKind::ALL.iter().map(|kind| kind.number()).collect();
+    numbers.dedup();
+
+    assert_eq!(numbers.len(), FrameKind::ALL.len());
+    assert!(numbers.is_sorted());
+}
+
+#[test]
+fn a_message_cut_anywhere_inside_a_frame_is_truncated() {
+    let mut out = BytesMut::new();
+    put_frame(&mut out, FrameKind::Credit, 5, &[0, 0, 1, 0]);
+    let whole = out.freeze();
+
+    for end in 1..whole.len() {
+        assert_eq!(next_frame(&mut whole.slice(..end)), Err(TruncatedBatch), "cut at {end}");
+    }
+}
+
+#[test]
+fn an_open_cannot_smuggle_a_second_meaning() {
+    let mut payload = open_sample().encode().unwrap().to_vec();
+    payload.push(0);
+    assert_eq!(OpenHead::decode(payload.into()), Err(PayloadError::Trailing));
+
+    let mut payload = open_sample().encode().unwrap().to_vec();
+    payload[34] = 7;
+    assert_eq!(OpenHead::decode(payload.into()), Err(PayloadError::Field("body")));
+}
+
+#[test]
+fn an_informational_or_absurd_status_is_no_head() {
+    for status in [0_u16, 100, 101, 199, 600, 999] {
+        let mut payload = status.to_be_bytes().to_vec();
+        payload.extend_from_slice(&[0, 0]);
+        assert_eq!(ResponseHead::decode(payload.into()), Err(PayloadError::Field("status")), "{status}");
+    }
+}
+
+#[test]
+fn a_newer_peers_reason_and_fields_are_tolerated() {
+    let mut payload = Abort::new(AbortReason::Busy).encode().to_vec();
+    payload[..2].copy_from_slice(&9999_u16.to_be_bytes());
+    assert_eq!(Abort::decode(payload.into()).unwrap().reason, AbortReason::Unspecified);
+
+    let drain: Drain = from_json(br#"{"deadline_ms":5,"why":"later versions say why"}"#).unwrap();
+    assert_eq!(drain, Drain { deadline_ms: 5 });
+}
+
+#[test]
+fn any_bytes_decode_to_frames_and_payloads_or_to_an_error() {
+    bolero::check!().with_iterations(5_000).for_each(|bytes: &[u8]| {
+        let mut batch = Bytes::copy_from_slice(bytes);
+        while let Ok(Some(frame)) = next_frame(&mut batch) {
+            decode_anything(frame.payload);
+        }
+        decode_anything(Bytes::copy_from_slice(bytes));
+    });
+}
+
+proptest! {
+    #[test]
+    fn heads_carry_values_duplicates_and_the_order_within_a_name(
+        headers in prop::collection::vec((header_name(), header_value()), 0..40),
+        status in 200..600_u16,
+    ) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name, value);
+        }
+        let head = ResponseHead { status: StatusCode::from_u16(status).unwrap(), headers: map };
+
+        prop_assert_eq!(ResponseHead::decode(head.encode().unwrap()), Ok(head));
+    }
+
+    #[test]
+    fn an_open_reads_back_as_it_was_written(
+        parameter in prop::option::of("[a-z0-9-]{1,20}"),
+        query in prop::option::of("[a-z=&0-9]{0,40}"),
+        length in prop_oneof![Just(BodyLength::None), any::<u64>().prop_map(BodyLength::Known), Just(BodyLength::Chunked)],
+    ) {
+        let open = OpenHead { parameter, query, body: length, ..open_sample() };
+
+        prop_assert_eq!(OpenHead::decode(open.encode().unwrap()), Ok(open));
+    }
+
+    #[test]
+    fn aborts_read_back_as_they_were_written(received_bytes: u64, retry_after_ms: u32, detail in ".{0,300}") {
+        let abort = Abort { received_bytes, retry_after_ms, ..Abort::with_detail(AbortReason::VendorBroke, detail) };
+
+        prop_assert!(abort.detail.len() <= 256);
+        prop_assert_eq!(Abort::decode(abort.encode()), Ok(abort));
+    }
+}
+
+fn decode_anything(payload: Bytes) {
+    let _ = OpenHead::decode(payload.clone());
+    let _ = ResponseHead::decode(payload.clone());
+    let _ = Abort::decode(payload.clone());
+    let _ = decode_trailers(payload.clone());
+    let _ = from_json::<Challenge>(&payload);
+    let _ = from_json::<Auth>(&payload);
+    let _ = from_json::<Offer>(&payload);
+}
+
+fn header_name() -> impl Strategy<Value = HeaderName> {
+    prop_oneof![Just("x-a".to_owned()), "[a-z][a-z0-9-]{0,20}"]
+        .prop_map(|name| HeaderName::from_bytes(name.as_bytes()).unwrap())
+}
+
+fn header_value() -> impl Strategy<Value = HeaderValue> {
+    prop::collection::vec(prop_oneof![32..127_u8, 128..=255_u8], 0..50)
+        .prop_map(|bytes| HeaderValue::from_bytes(&bytes).unwrap())
+}
+
+fn open_sample() -> OpenHead {
+    let mut headers = HeaderMap::new();
+    headers.append("content-type", HeaderValue::from_static("application/json"));
+    headers.append("x-a", HeaderValue::from_static("1"));
+    headers.append("x-a", HeaderValue::from_static("2"));
+    OpenHead {
+        call: CallId([0x11; 16]),
+        vendor_key: VendorKeyId([0x22; 16]),
+        endpoint: 2,
+        parameter: Some("gpt".into()),
+        query: Some("api-version=1".into()),
+        body: BodyLength::Known(300),
+        headers,
+    }
+}
+
+fn samples() -> Vec<(FrameKind, StreamId, Bytes)> {
+    let head = ResponseHead { status: StatusCode::OK, headers: open_sample().headers };
+    let challenge =
+        Challenge { versions: vec![1], nonce: Hex([3; 32]), fleet: FleetId([2; 16]), software: "0.1.0".into() };
+    let auth = Auth {
+        version: 1,
+        agent: AgentId([4; 16]),
+        public_key: Hex([5; 32]),
+        signature: Hex([6; 64]),
+        enrolment: Some(Enrolment { token: TokenId([7; 16]), secret: Hex([8; 32]) }),
+        egress: Egress::Official,
+        ledger: LedgerHead::EMPTY,
+        software: "0.1.0".into(),
+    };
+    let offer = Offer {
+        vendor_key: VendorKeyId([0x22; 16]),
+        provider: Provider::Azure,
+        resource: Some("acme".into()),
+        models: vec![serde_json::value::RawValue::from_string(r#"{"id":"gpt"}"#.into()).unwrap()],
+    };
+    let abort = Abort {
+        received_bytes: 1000,
+        retry_after_ms: 17_000,
+        ..Abort::with_detail(AbortReason::OwnerRateLimited, "429")
+    };
+    FrameKind::ALL
+        .iter()
+        .map(|kind| {
+            let (stream, payload) = match kind {
+                FrameKind::Challenge => (0, to_json(&challenge)),
+                FrameKind::Auth => (0, to_json(&auth)),
+                FrameKind::Welcome => (0, to_json(&Welcome { link: 9, streams_max: 4096 })),
+                FrameKind::Refuse => {
+                    (0, to_json(&Refuse { code: "KH-E1005".into(), message: "revoked".into(), retry_after_ms: 0 }))
+                }
+                FrameKind::Open => (1, open_sample().encode().unwrap()),
+                FrameKind::Head => (1, head.encode().unwrap()),
+                FrameKind::Data => (1, Bytes::from_static(b"data: {}\n\n")),
+                FrameKind::End => (1, encode_trailers(Some(&open_sample().headers)).unwrap()),
+                FrameKind::Abort => (1, abort.encode()),
+                FrameKind::Credit => (1, Bytes::from_static(&[0, 0, 0x80, 0])),
+                FrameKind::Ping | FrameKind::Pong => (0, Bytes::from_static(&[0, 0, 0, 0, 0, 0, 0, 1])),
+                FrameKind::Drain => (0, to_json(&Drain { deadline_ms: 30_000 })),
+                FrameKind::Offer => (0, to_json(&offer)),
+                FrameKind::Withdraw => (0, to_json(&Withdraw { vendor_key: VendorKeyId([0x22; 16]) })),
+            };
+            (*kind, stream, payload)
+        })
+        .collect()
+}

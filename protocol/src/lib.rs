@@ -1,0 +1,19 @@
+//! What the hub and the agent must agree on: frames, handshake, the link's
+//! state machine, providers and their endpoints, and the error codes.
+//!
+//! Invariant: nothing here does I/O, reads a clock or rolls dice.
+
+pub mod error_code;
+pub mod frame;
+pub mod handshake;
+pub mod hex;
+pub mod id;
+pub mod join_token;
+pub mod json_scan;
+pub mod link;
+pub mod pin;
+pub mod provider;
+pub mod request_scan;
+pub mod version;
+
+pub use error_code::ErrorCode;

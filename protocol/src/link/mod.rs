@@ -1,0 +1,453 @@
+//! The link: many streams over one connection, as a state machine without sockets or
+//! clocks. The hub, the agent and the simulator drive the same code.
+//!
+//! The caller gives it frames that came ([`Link::receive`]), calls of the application,
+//! and the time; it takes batches to send ([`Link::next_batch`]) and [`Event`]s.
+//!
+//! Invariant: no stream waits for another one's reader, and a fault within a stream
+//! never ends the link.
+
+mod liveness;
+mod receive;
+mod schedule;
+mod stream;
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::frame::Abort;
+use crate::frame::AbortReason;
+use crate::frame::Drain;
+use crate::frame::Frame;
+use crate::frame::FrameKind;
+use crate::frame::StreamId;
+use crate::frame::to_json;
+
+pub use liveness::Silent;
+pub use receive::LinkFault;
+
+use liveness::Liveness;
+use schedule::Schedule;
+use stream::Receiving;
+use stream::Sending;
+use stream::Stream;
+
+/// A moment in microseconds, from any fixed beginning; never goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Micros(pub u64);
+
+impl Micros {
+    /// Microseconds since an earlier moment; 0 if it was not earlier.
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// So many microseconds later.
+    #[must_use]
+    pub const fn plus(self, micros: u64) -> Self {
+        Self(self.0.saturating_add(micros))
+    }
+}
+
+/// Which end of the link this is. Only the hub opens streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Accepts links and opens streams.
+    Hub,
+    /// Dials the link and answers streams.
+    Agent,
+}
+
+/// Bounds of a link.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Streams at once.
+    pub streams_max: usize,
+    /// Credit a stream begins with, both ways. A constant of the protocol, not a choice.
+    pub window_bytes: u32,
+    /// The most credit a fast reader's stream grows to.
+    pub window_bytes_max: u32,
+    /// Granted or unread bytes of all streams above which no stream's credit grows.
+    pub budget_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            streams_max: 4096,
+            window_bytes: 64 * 1024,
+            window_bytes_max: 4 * 1024 * 1024,
+            budget_bytes: 32 * 1024 * 1024,
+        }
+    }
+}
+
+/// Bytes the application may have queued in one stream before it must wait.
+const OUTBOX_BYTES_MAX: usize = 64 * 1024;
+
+/// What the application should look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The hub opened this stream; its OPEN is taken with [`Link::take_head`].
+    Opened(StreamId),
+    /// A head, data or an end came for this stream.
+    Readable(StreamId),
+    /// This stream's queue has room again.
+    Writable(StreamId),
+    /// The peer or the loss of the link aborted this stream.
+    Aborted(StreamId),
+    /// A frame of the link that the state machine does not answer itself.
+    Control(Frame),
+    /// The peer takes or opens no new streams on this link.
+    PeerDrains(Drain),
+}
+
+/// What [`Link::take_data`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    /// Nothing yet.
+    Pending,
+    /// Body bytes.
+    Data(Bytes),
+    /// The body is complete; the payload of END (trailers).
+    End(Bytes),
+    /// The stream broke off.
+    Aborted(Abort),
+}
+
+/// Why a stream cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenRefused {
+    /// One of the sides drains.
+    #[error("the link drains")]
+    Draining,
+    /// The bound on streams at once is reached.
+    #[error("the link has as many streams as it may")]
+    Full,
+    /// The link is gone, or has used up its stream numbers.
+    #[error("the link is over")]
+    Over,
+}
+
+/// The stream is not known any more: it was aborted, released or the link is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the stream is over")]
+pub struct StreamOver;
+
+/// Counters of a link since it began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Streams opened.
+    pub opened: u64,
+    /// DATA bytes sent.
+    pub data_sent_bytes: u64,
+    /// DATA bytes received.
+    pub data_received_bytes: u64,
+    /// ABORT frames sent first (not in answer to one).
+    pub aborts_sent: u64,
+    /// ABORT frames received first.
+    pub aborts_received: u64,
+    /// Times a stream had data and no credit.
+    pub credit_stalls: u64,
+}
+
+/// One end of a link.
+#[derive(Debug)]
+pub struct Link {
+    side: Side,
+    limits: Limits,
+    streams: HashMap<StreamId, Stream>,
+    last_opened: StreamId,
+    schedule: Schedule,
+    events: VecDeque<Event>,
+    liveness: Liveness,
+    draining_here: bool,
+    draining_there: bool,
+    over: bool,
+    counters: Counters,
+    committed_bytes: usize,
+}
+
+impl Link {
+    /// A link that has just been welcomed.
+    pub fn new(side: Side, limits: Limits, now: Micros) -> Self {
+        Self {
+            side,
+            limits,
+            streams: HashMap::new(),
+            last_opened: 0,
+            schedule: Schedule::default(),
+            events: VecDeque::new(),
+            liveness: Liveness::new(side, now),
+            draining_here: false,
+            draining_there: false,
+            over: false,
+            counters: Counters::default(),
+            committed_bytes: 0,
+        }
+    }
+
+    /// Opens a stream with an encoded OPEN.
+    ///
+    /// # Errors
+    /// When the link takes no new streams.
+    pub fn open(&mut self, head: Bytes, now: Micros) -> Result<StreamId, OpenRefused> {
+        debug_assert_eq!(self.side, Side::Hub, "only the hub opens streams");
+        if self.over || self.last_opened == StreamId::MAX {
+            return Err(OpenRefused::Over);
+        }
+        if self.draining_here || self.draining_there {
+            return Err(OpenRefused::Draining);
+        }
+        if self.streams.len() >= self.limits.streams_max {
+            return Err(OpenRefused::Full);
+        }
+        self.last_opened += 1;
+        let id = self.last_opened;
+        let stream = self.add_stream(id, now);
+        stream.head_out = Some(head);
+        self.wake_urgent(id);
+        Ok(id)
+    }
+
+    /// Queues the encoded HEAD. Goes out before any data of this stream.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn send_head(&mut self, id: StreamId, head: Bytes) -> Result<(), StreamOver> {
+        let stream = self.sending_stream(id)?;
+        stream.head_out = Some(head);
+        self.wake_urgent(id);
+        Ok(())
+    }
+
+    /// How many bytes the stream's queue has room for. At 0, wait for [`Event::Writable`].
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn send_capacity(&self, id: StreamId) -> Result<usize, StreamOver> {
+        let stream = self.streams.get(&id).filter(|stream| stream.sending == Sending::Open).ok_or(StreamOver)?;
+        Ok(OUTBOX_BYTES_MAX.saturating_sub(stream.outbox_bytes))
+    }
+
+    /// Queues body bytes. The caller keeps to [`Link::send_capacity`], but one piece may exceed it.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn send_data(&mut self, id: StreamId, data: Bytes) -> Result<(), StreamOver> {
+        let stream = self.sending_stream(id)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        stream.outbox_bytes += data.len();
+        stream.outbox.push_back(data);
+        self.wake_data(id);
+        Ok(())
+    }
+
+    /// The body is complete: END with an encoded trailer block (empty: none) after the last byte.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn finish(&mut self, id: StreamId, trailers: Bytes) -> Result<(), StreamOver> {
+        let stream = self.sending_stream(id)?;
+        stream.sending = Sending::EndQueued(trailers);
+        self.wake_data(id);
+        Ok(())
+    }
+
+    /// The body broke off: ABORT after the last queued byte, so that the other side still
+    /// gets all that came before the break.
+    pub fn fail(&mut self, id: StreamId, abort: Abort) {
+        let Ok(stream) = self.sending_stream(id) else { return };
+        let abort = Abort { received_bytes: stream.received_bytes, ..abort };
+        stream.sending = Sending::FailQueued(abort);
+        self.counters.aborts_sent += 1;
+        self.wake_data(id);
+    }
+
+    /// The stream is not wanted any more: ABORT before everything else. May be called at
+    /// any time and again; only the first one counts.
+    pub fn abort(&mut self, id: StreamId, abort: Abort) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.is_closed_on_wire() || matches!(stream.sending, Sending::AbortQueued(_) | Sending::Aborted) {
+            return;
+        }
+        let abort = Abort { received_bytes: stream.received_bytes, ..abort };
+        let unknown_to_peer = self.side == Side::Hub && stream.head_out.is_some();
+        stream.clear_outbox();
+        if unknown_to_peer {
+            // The OPEN never left: there is nobody to tell, and nobody who would answer.
+            stream.sending = Sending::Aborted;
+            stream.receiving = Receiving::Aborted(abort);
+            self.events.push_back(Event::Aborted(id));
+            return self.forget_if_over(id);
+        }
+        stream.sending = Sending::AbortQueued(abort);
+        self.counters.aborts_sent += 1;
+        self.wake_urgent(id);
+    }
+
+    /// The application takes no more from this stream. A call that is not complete is
+    /// aborted; a response that only waits to be sent still is.
+    pub fn release(&mut self, id: StreamId, reason: AbortReason) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.released = true;
+        self.committed_bytes = self.committed_bytes.saturating_sub(stream.inbox.bytes());
+        stream.inbox.clear();
+        let incomplete = match self.side {
+            Side::Hub => !stream.is_closed_on_wire(),
+            Side::Agent => stream.sending == Sending::Open,
+        };
+        if incomplete {
+            self.abort(id, Abort::new(reason));
+        }
+        self.forget_if_over(id);
+    }
+
+    /// The encoded OPEN (agent) or HEAD (hub) of a stream, once.
+    pub fn take_head(&mut self, id: StreamId) -> Option<Bytes> {
+        self.streams.get_mut(&id)?.head_in.take()
+    }
+
+    /// The next piece of a stream's body. Reading is what gives the peer new credit.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn take_data(&mut self, id: StreamId, now: Micros) -> Result<Incoming, StreamOver> {
+        let stream = self.streams.get_mut(&id).ok_or(StreamOver)?;
+        if let Some(data) = stream.inbox.pop() {
+            self.committed_bytes = self.committed_bytes.saturating_sub(data.len());
+            self.grant_credit(id, data.len(), now);
+            return Ok(Incoming::Data(data));
+        }
+        Ok(match &stream.receiving {
+            Receiving::Open => Incoming::Pending,
+            Receiving::Ended(trailers) => Incoming::End(trailers.clone()),
+            Receiving::Aborted(abort) => Incoming::Aborted(abort.clone()),
+        })
+    }
+
+    /// The abort that ended the receiving half, if one did; unread data may precede it.
+    pub fn aborted(&self, id: StreamId) -> Option<Abort> {
+        match &self.streams.get(&id)?.receiving {
+            Receiving::Aborted(abort) => Some(abort.clone()),
+            Receiving::Open | Receiving::Ended(_) => None,
+        }
+    }
+
+    /// Body bytes received on a stream so far.
+    pub fn received_bytes(&self, id: StreamId) -> u64 {
+        self.streams.get(&id).map_or(0, |stream| stream.received_bytes)
+    }
+
+    /// Queues a frame of the link itself.
+    pub fn send_control(&mut self, kind: FrameKind, payload: &[u8]) {
+        debug_assert!(!kind.is_of_stream(), "{kind:?} belongs to a stream");
+        self.schedule.push_control(kind, payload);
+    }
+
+    /// No new streams from now on; tells the peer once.
+    pub fn drain(&mut self, drain: &Drain) {
+        if !self.draining_here && !self.over {
+            self.draining_here = true;
+            self.send_control(FrameKind::Drain, &to_json(drain));
+        }
+    }
+
+    /// Whether either side takes no new streams.
+    pub fn is_draining(&self) -> bool {
+        self.draining_here || self.draining_there || self.over
+    }
+
+    /// Streams that are not over.
+    pub fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// The connection is gone: every stream that was not finished is aborted.
+    pub fn lose(&mut self) {
+        self.over = true;
+        let abort = Abort::new(AbortReason::LinkLost);
+        for (id, stream) in &mut self.streams {
+            stream.clear_outbox();
+            stream.sending = Sending::Aborted;
+            if stream.receiving == Receiving::Open {
+                stream.receiving = Receiving::Aborted(abort.clone());
+                self.events.push_back(Event::Aborted(*id));
+            }
+            self.events.push_back(Event::Writable(*id));
+        }
+        self.streams.retain(|_, stream| !stream.is_over());
+    }
+
+    /// The next thing for the application to look at.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Counters since the link began.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The last measured round trip, in microseconds.
+    pub fn rtt_micros(&self) -> Option<u64> {
+        self.liveness.rtt_micros()
+    }
+
+    /// Bytes that peers may still send or that wait unread, over all streams: what the
+    /// budget bounds.
+    pub fn committed_bytes(&self) -> usize {
+        self.committed_bytes
+    }
+
+    /// When [`Link::on_time`] wants to be called next.
+    pub fn next_wake(&self) -> Micros {
+        self.liveness.next_wake(!self.streams.is_empty())
+    }
+
+    /// Sends a ping when it is time.
+    ///
+    /// # Errors
+    /// [`Silent`] when the peer has not been heard for too long.
+    pub fn on_time(&mut self, now: Micros) -> Result<(), Silent> {
+        if let Some(nonce) = self.liveness.on_time(!self.streams.is_empty(), now)? {
+            self.schedule.push_control(FrameKind::Ping, &nonce.to_be_bytes());
+        }
+        Ok(())
+    }
+
+    /// Sends a ping now, whatever the time: the proof of a heartbeat.
+    pub fn ping(&mut self, now: Micros) {
+        let nonce = self.liveness.ping(now);
+        self.schedule.push_control(FrameKind::Ping, &nonce.to_be_bytes());
+    }
+
+    fn add_stream(&mut self, id: StreamId, now: Micros) -> &mut Stream {
+        self.counters.opened += 1;
+        self.committed_bytes += self.limits.window_bytes as usize;
+        self.streams.entry(id).or_insert_with(|| Stream::new(self.limits.window_bytes, now))
+    }
+
+    fn sending_stream(&mut self, id: StreamId) -> Result<&mut Stream, StreamOver> {
+        self.streams.get_mut(&id).filter(|stream| stream.sending == Sending::Open).ok_or(StreamOver)
+    }
+
+    fn forget_if_over(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get(&id)
+            && stream.is_over()
+        {
+            let committed = stream.allowance as usize + stream.inbox.bytes();
+            self.committed_bytes = self.committed_bytes.saturating_sub(committed);
+            self.streams.remove(&id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

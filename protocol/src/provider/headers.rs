@@ -1,0 +1,514 @@
+//! Which headers cross the hub and the agent, and in which one a key travels.
+//!
+//! Invariant: a filtered map is built anew from the lists below; what they do
+//! not name passes untouched, duplicates and their order included.
+
+use super::endpoint::Endpoint;
+use crate::ErrorCode;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::header::ACCEPT_ENCODING;
+use http::header::AUTHORIZATION;
+use http::header::CONNECTION;
+use http::header::InvalidHeaderValue;
+use std::collections::HashSet;
+
+/// One line of a published header policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// A header's name in lower case; a `*` at the end stands for any rest.
+    pub name: &'static str,
+    /// Why it does not pass.
+    pub reason: &'static str,
+}
+
+const fn rule(name: &'static str, reason: &'static str) -> Rule {
+    Rule { name, reason }
+}
+
+const CREDENTIAL: &str = "carries the consumer's key, which is the hub's own";
+const VENDOR_KEY: &str = "is a place for a vendor's key; only the agent's vault fills one";
+const COOKIE: &str = "belongs to the consumer and the hub's host";
+const FORWARDED: &str = "tells who the consumer is and which way the call came";
+const HOP: &str = "is about one connection, not about the call";
+const FRAMING: &str = "is made anew by the side that sends to the vendor";
+const ACCOUNT: &str = "picks an organisation or project inside an account that is the owner's";
+const IDEMPOTENCY: &str = "is kept by the hub, which never sends a delivered call twice";
+const PAGE: &str = "describes the page that called the hub, not the agent's call";
+const OVERRIDE: &str = "could ask for another endpoint than the one that was allowed";
+const OURS: &str = "is spoken between consumer and hub only";
+
+/// What is dropped from a request: at the hub before the tunnel, and again at
+/// the agent, which does not trust the hub with it. Headers named by
+/// `connection` are dropped too, and `accept-encoding` is narrowed to gzip,
+/// deflate and identity.
+pub const REQUEST_DROPPED: &[Rule] = &[
+    rule("authorization", CREDENTIAL),
+    rule("x-api-key", CREDENTIAL),
+    rule("api-key", CREDENTIAL),
+    rule("ocp-apim-subscription-key", VENDOR_KEY),
+    rule("cookie", COOKIE),
+    rule("forwarded", FORWARDED),
+    rule("x-forwarded-*", FORWARDED),
+    rule("x-original-forwarded-for", FORWARDED),
+    rule("x-real-ip", FORWARDED),
+    rule("x-client-ip", FORWARDED),
+    rule("x-cluster-client-ip", FORWARDED),
+    rule("x-envoy-external-address", FORWARDED),
+    rule("x-azure-clientip", FORWARDED),
+    rule("x-azure-socketip", FORWARDED),
+    rule("client-ip", FORWARDED),
+    rule("true-client-ip", FORWARDED),
+    rule("fastly-client-ip", FORWARDED),
+    rule("fly-client-ip", FORWARDED),
+    rule("cf-*", FORWARDED),
+    rule("via", FORWARDED),
+    rule("connection", HOP),
+    rule("keep-alive", HOP),
+    rule("proxy-*", HOP),
+    rule("te", HOP),
+    rule("trailer", HOP),
+    rule("upgrade", HOP),
+    rule("http2-settings", HOP),
+    rule("sec-websocket-*", HOP),
+    rule("expect", HOP),
+    rule("host", FRAMING),
+    rule("content-length", FRAMING),
+    rule("transfer-encoding", FRAMING),
+    rule("openai-organization", ACCOUNT),
+    rule("openai-project", ACCOUNT),
+    rule("idempotency-key", IDEMPOTENCY),
+    rule("origin", PAGE),
+    rule("referer", PAGE),
+    rule("x-http-method", OVERRIDE),
+    rule("x-http-method-override", OVERRIDE),
+    rule("x-method-override", OVERRIDE),
+    rule("x-original-url", OVERRIDE),
+    rule("x-rewrite-url", OVERRIDE),
+    rule("keyhaven-*", OURS),
+];
+
+const OWNER: &str = "names the owner's account at the vendor";
+const REGION: &str = "names the vendor's region, deployment or request inside the owner's account";
+const NETWORK: &str = "names the place in the vendor's network that the owner's machine reached";
+const VENDOR_HOST: &str = "speaks for the vendor's host; at the hub it would speak for the hub's";
+
+/// What is dropped from a response. Headers named by `connection` are dropped
+/// too. `content-length` passes: it states the vendor's framing, which the hub
+/// keeps, so that a body that ends early is seen as broken.
+pub const RESPONSE_DROPPED: &[Rule] = &[
+    rule("connection", HOP),
+    rule("keep-alive", HOP),
+    rule("proxy-*", HOP),
+    rule("te", HOP),
+    rule("trailer", HOP),
+    rule("transfer-encoding", HOP),
+    rule("upgrade", HOP),
+    rule("openai-organization", OWNER),
+    rule("openai-project", OWNER),
+    rule("anthropic-organization-id", OWNER),
+    rule("x-ms-*", REGION),
+    rule("apim-*", REGION),
+    rule("azureml-*", REGION),
+    rule("cf-ray", NETWORK),
+    rule("set-cookie", VENDOR_HOST),
+    rule("alt-svc", VENDOR_HOST),
+    rule("strict-transport-security", VENDOR_HOST),
+    rule("clear-site-data", VENDOR_HOST),
+    rule("nel", VENDOR_HOST),
+    rule("report-to", VENDOR_HOST),
+    rule("reporting-endpoints", VENDOR_HOST),
+    rule("keyhaven-*", OURS),
+];
+
+/// Content codings that metering can read on its copy of the bytes.
+const CODINGS: [&str; 3] = ["gzip", "deflate", "identity"];
+
+/// The header in which a vendor takes its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuthForm {
+    /// `authorization: Bearer <key>`.
+    Bearer,
+    /// `x-api-key: <key>`.
+    XApiKey,
+    /// `api-key: <key>`.
+    ApiKey,
+}
+
+impl AuthForm {
+    /// The header to add to the vendor's request, marked as sensitive.
+    ///
+    /// # Errors
+    /// When the key holds bytes that no header may carry.
+    pub fn header(self, key: &str) -> Result<(HeaderName, HeaderValue), InvalidHeaderValue> {
+        let (name, mut value) = match self {
+            Self::Bearer => (AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}"))?),
+            Self::XApiKey => (X_API_KEY, HeaderValue::from_str(key)?),
+            Self::ApiKey => (API_KEY, HeaderValue::from_str(key)?),
+        };
+        value.set_sensitive(true);
+        Ok((name, value))
+    }
+}
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const API_KEY: HeaderName = HeaderName::from_static("api-key");
+
+/// Why a request shows no usable key. Never holds the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialError {
+    /// None of the three headers holds a key.
+    #[error("no key in `authorization: Bearer`, `x-api-key` or `api-key`")]
+    Missing,
+    /// A header holds something that cannot be a key.
+    #[error("the key holds spaces or characters that are not visible ASCII")]
+    Malformed,
+    /// Two headers hold different keys: it is unclear who asks.
+    #[error("the request carries two different keys; send one")]
+    Conflicting,
+}
+
+impl CredentialError {
+    /// The code that the consumer sees.
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            Self::Missing => ErrorCode::ApiKeyMissing,
+            Self::Malformed | Self::Conflicting => ErrorCode::ApiKeyUnknown,
+        }
+    }
+}
+
+/// The header in which the endpoint's vendor takes its key.
+pub fn auth_header(endpoint: Endpoint) -> AuthForm {
+    endpoint.auth()
+}
+
+/// The consumer's key, in whichever form it came.
+///
+/// # Errors
+/// When there is none, when it cannot be a key, or when two differ.
+pub fn credential(headers: &HeaderMap) -> Result<&str, CredentialError> {
+    let bearer = headers.get_all(AUTHORIZATION).into_iter().map(bearer_key);
+    let named = headers.get_all(X_API_KEY).into_iter();
+    let named = named.chain(headers.get_all(API_KEY)).map(plain_key);
+
+    let mut found = None;
+    for key in bearer.chain(named) {
+        match (found, key?) {
+            (_, "") => {}
+            (None, key) => found = Some(key),
+            (Some(first), key) if first == key => {}
+            (Some(_), _) => return Err(CredentialError::Conflicting),
+        }
+    }
+    found.ok_or(CredentialError::Missing)
+}
+
+/// The request's headers as they travel from hub to agent.
+pub fn request_to_tunnel(headers: &HeaderMap) -> HeaderMap {
+    filtered_request(headers)
+}
+
+/// The request's headers as the agent sends them to the vendor, before it adds
+/// `host`, framing and its own key: the same lists again, because the agent
+/// relies on nobody else for what reaches the vendor in its owner's name.
+pub fn request_to_vendor(headers: &HeaderMap) -> HeaderMap {
+    filtered_request(headers)
+}
+
+/// The vendor's headers as they go to the consumer.
+pub fn response_to_consumer(headers: &HeaderMap) -> HeaderMap {
+    filtered(headers, RESPONSE_DROPPED)
+}
+
+fn filtered_request(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = filtered(headers, REQUEST_DROPPED);
+    if kept.contains_key(ACCEPT_ENCODING) {
+        let mut narrowed = narrowed_codings(headers).into_iter();
+        // `insert` replaces every value of the name, `append` adds to it.
+        if let Some(first) = narrowed.next() {
+            kept.insert(ACCEPT_ENCODING, first);
+        }
+        for value in narrowed {
+            kept.append(ACCEPT_ENCODING, value);
+        }
+    }
+    kept
+}
+
+/// A new map of what no rule drops. It cannot outgrow the map it comes from,
+/// so `append` cannot reach the limit at which it would panic.
+fn filtered(headers: &HeaderMap, dropped: &[Rule]) -> HeaderMap {
+    let of_connection = names_of_connection(headers);
+    let mut kept = HeaderMap::new();
+    for (name, value) in headers {
+        let listed = dropped.iter().any(|rule| covers(rule.name, name.as_str()));
+        if !listed && !of_connection.contains(name.as_str()) {
+            kept.append(name.clone(), value.clone());
+        }
+    }
+    kept
+}
+
+fn covers(rule: &str, name: &str) -> bool {
+    match rule.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == rule,
+    }
+}
+
+/// The headers that `connection` declares to be about this connection only.
+fn names_of_connection(headers: &HeaderMap) -> HashSet<String> {
+    let values = headers.get_all(CONNECTION).into_iter();
+    let texts = values.filter_map(|value| value.to_str().ok());
+    let names = texts.flat_map(|text| text.split(','));
+    names.map(|name| name.trim().to_ascii_lowercase()).collect()
+}
+
+/// What was offered of [`CODINGS`], with its weights; `identity` when nothing
+/// is left. A line of which nothing has to go keeps its exact bytes.
+fn narrowed_codings(headers: &HeaderMap) -> Vec<HeaderValue> {
+    let lines = headers.get_all(ACCEPT_ENCODING).into_iter();
+    let mut narrowed: Vec<HeaderValue> = lines.filter_map(narrowed_line).collect();
+    if narrowed.is_empty() {
+        narrowed.push(HeaderValue::from_static("identity"));
+    }
+    narrowed
+}
+
+fn narrowed_line(line: &HeaderValue) -> Option<HeaderValue> {
+    let text = line.to_str().ok()?;
+    let offered = text.split(',').count();
+    let elements = text.split(',').map(str::trim);
+    let kept: Vec<&str> = elements.filter(|element| is_readable(element)).collect();
+    if kept.len() == offered {
+        return Some(line.clone());
+    }
+    if kept.is_empty() {
+        return None;
+    }
+    HeaderValue::from_str(&kept.join(", ")).ok()
+}
+
+/// Whether an element such as `gzip;q=0.5` names one of [`CODINGS`].
+fn is_readable(element: &str) -> bool {
+    let (coding, _) = element.split_once(';').unwrap_or((element, ""));
+    CODINGS.iter().any(|name| name.eq_ignore_ascii_case(coding.trim_end()))
+}
+
+/// The key after `Bearer`, or nothing when the scheme is another one: a
+/// browser or a proxy may have added it beside a key in another header.
+fn bearer_key(value: &HeaderValue) -> Result<&str, CredentialError> {
+    let text = value.to_str().map_err(|_| CredentialError::Malformed)?;
+    let (scheme, key) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+    if scheme.eq_ignore_ascii_case("bearer") { checked_key(key) } else { Ok("") }
+}
+
+fn plain_key(value: &HeaderValue) -> Result<&str, CredentialError> {
+    checked_key(value.to_str().map_err(|_| CredentialError::Malformed)?)
+}
+
+fn checked_key(key: &str) -> Result<&str, CredentialError> {
+    let key = key.trim();
+    let visible = key.bytes().all(|byte| byte.is_ascii_graphic());
+    visible.then_some(key).ok_or(CredentialError::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::Provider;
+    use crate::provider::native_error::ErrorShape;
+
+    #[test]
+    fn the_published_lists_are_lower_case_unique_and_give_reasons() {
+        for list in [REQUEST_DROPPED, RESPONSE_DROPPED] {
+            let mut seen = HashSet::new();
+            for rule in list {
+                assert!(seen.insert(rule.name), "{}", rule.name);
+                assert!(!rule.reason.is_empty());
+                let plain = rule.name.strip_suffix('*').unwrap_or(rule.name);
+                assert_eq!(HeaderName::from_bytes(plain.as_bytes()).unwrap(), plain);
+            }
+        }
+    }
+
+    #[test]
+    fn every_listed_request_header_is_dropped_on_both_sides() {
+        let mut headers = map(&[("content-type", "application/json")]);
+        for rule in REQUEST_DROPPED {
+            let name = rule.name.replace('*', "anything");
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_static("x"));
+        }
+
+        for kept in [request_to_tunnel(&headers), request_to_vendor(&headers)] {
+            assert_eq!(kept, map(&[("content-type", "application/json")]));
+        }
+    }
+
+    #[test]
+    fn every_listed_response_header_is_dropped_and_the_rest_passes() {
+        let rest = [
+            ("content-type", "text/event-stream"),
+            ("content-length", "12"),
+            ("x-request-id", "r"),
+            ("request-id", "r"),
+            ("x-ratelimit-remaining-tokens", "1"),
+            ("anthropic-ratelimit-tokens-limit", "1"),
+            ("retry-after", "1"),
+            ("openai-processing-ms", "1"),
+            ("openai-version", "2020-10-01"),
+            ("server", "cloudflare"),
+        ];
+        let mut headers = map(&rest);
+        for rule in RESPONSE_DROPPED {
+            let name = rule.name.replace('*', "anything");
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_static("x"));
+        }
+
+        assert_eq!(response_to_consumer(&headers), map(&rest));
+    }
+
+    #[test]
+    fn sdk_headers_and_their_duplicates_pass_in_order() {
+        let headers = map(&[
+            ("anthropic-beta", "b"),
+            ("anthropic-version", "2023-06-01"),
+            ("anthropic-beta", "a"),
+            ("user-agent", "OpenAI/Python"),
+            ("x-stainless-retry-count", "0"),
+            ("anthropic-beta", "b"),
+        ]);
+
+        let kept = request_to_tunnel(&headers);
+
+        let betas: Vec<&HeaderValue> = kept.get_all("anthropic-beta").into_iter().collect();
+        assert_eq!(betas, ["b", "a", "b"]);
+        assert_eq!(kept, headers);
+    }
+
+    #[test]
+    fn bytes_beyond_ascii_in_a_value_pass_unchanged() {
+        let mut headers = HeaderMap::new();
+        let value = HeaderValue::from_bytes(b"caf\xc3\xa9 \xff").unwrap();
+        headers.append("x-note", value.clone());
+
+        assert_eq!(response_to_consumer(&headers)["x-note"], value);
+    }
+
+    #[test]
+    fn what_connection_names_is_dropped_both_ways() {
+        let headers = map(&[
+            ("connection", "close, X-Secret"),
+            ("connection", "x-other"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("x-third", "1"),
+        ]);
+
+        assert_eq!(request_to_tunnel(&headers), map(&[("x-third", "1")]));
+        assert_eq!(response_to_consumer(&headers), map(&[("x-third", "1")]));
+    }
+
+    #[test]
+    fn accept_encoding_is_narrowed_to_what_metering_reads() {
+        let cases: &[(&[&str], &[&str])] = &[
+            (&[], &[]),
+            (&["gzip, deflate"], &["gzip, deflate"]),
+            (&["GZIP;q=0.5,identity"], &["GZIP;q=0.5,identity"]),
+            (&["gzip;q=1.0, br;q=0.9, deflate ; q=0.1, *;q=0"], &["gzip;q=1.0, deflate ; q=0.1"]),
+            (&["br, zstd"], &["identity"]),
+            (&["*"], &["identity"]),
+            (&[""], &["identity"]),
+            (&["br", "gzip", "deflate, zstd, deflate"], &["gzip", "deflate, deflate"]),
+            (&["gzipped"], &["identity"]),
+        ];
+        for (offered, expected) in cases {
+            let lines: Vec<_> = offered.iter().map(|line| ("accept-encoding", *line)).collect();
+            let once = request_to_tunnel(&map(&lines));
+            let values: Vec<&HeaderValue> = once.get_all(ACCEPT_ENCODING).into_iter().collect();
+
+            assert_eq!(values, *expected, "{offered:?}");
+            assert_eq!(request_to_vendor(&once), once, "narrowing twice is once");
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_in_each_form() {
+        for (name, value) in [
+            ("authorization", "Bearer kh_sk_1"),
+            ("authorization", "bearer  kh_sk_1"),
+            ("x-api-key", "kh_sk_1"),
+            ("api-key", "kh_sk_1"),
+        ] {
+            assert_eq!(credential(&map(&[(name, value)])), Ok("kh_sk_1"), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_same_key_twice_is_one_key_and_two_keys_are_none() {
+        let same = map(&[("authorization", "Bearer a"), ("x-api-key", "a")]);
+        let mixed = map(&[("authorization", "Bearer a"), ("api-key", "b")]);
+        let twice = map(&[("x-api-key", "a"), ("x-api-key", "b")]);
+
+        assert_eq!(credential(&same), Ok("a"));
+        assert_eq!(credential(&mixed), Err(CredentialError::Conflicting));
+        assert_eq!(credential(&twice), Err(CredentialError::Conflicting));
+    }
+
+    #[test]
+    fn empty_and_foreign_forms_are_passed_over() {
+        let empty = map(&[("authorization", "Bearer "), ("api-key", "a")]);
+        let basic = map(&[("authorization", "Basic dTpw"), ("x-api-key", "a")]);
+
+        assert_eq!(credential(&empty), Ok("a"));
+        assert_eq!(credential(&basic), Ok("a"));
+        assert_eq!(credential(&map(&[("authorization", "Bearer")])), Err(CredentialError::Missing));
+        assert_eq!(credential(&map(&[])), Err(CredentialError::Missing));
+    }
+
+    #[test]
+    fn a_key_with_spaces_or_foreign_bytes_is_malformed() {
+        let spaced = map(&[("authorization", "Bearer a b")]);
+        let mut foreign = HeaderMap::new();
+        foreign.insert(X_API_KEY, HeaderValue::from_bytes(b"k\xff").unwrap());
+
+        assert_eq!(credential(&spaced), Err(CredentialError::Malformed));
+        assert_eq!(credential(&foreign), Err(CredentialError::Malformed));
+    }
+
+    #[test]
+    fn each_vendor_gets_its_key_in_its_own_form() {
+        for endpoint in Endpoint::ALL {
+            let expected = match (endpoint.provider(), endpoint.error_shape()) {
+                (Provider::Azure, _) => AuthForm::ApiKey,
+                (_, ErrorShape::Anthropic) => AuthForm::XApiKey,
+                (Provider::OpenAi | Provider::Anthropic | Provider::DeepSeek, _) => AuthForm::Bearer,
+            };
+            assert_eq!(auth_header(*endpoint), expected, "{endpoint:?}");
+        }
+    }
+
+    #[test]
+    fn the_auth_header_is_sensitive_and_needs_header_bytes() {
+        let (name, value) = AuthForm::Bearer.header("sk-1").unwrap();
+
+        assert_eq!(name, AUTHORIZATION);
+        assert_eq!(value, "Bearer sk-1");
+        assert!(value.is_sensitive());
+        assert_eq!(format!("{value:?}"), "Sensitive");
+        assert!(AuthForm::XApiKey.header("a\nb").is_err());
+    }
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+}

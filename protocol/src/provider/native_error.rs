@@ -1,0 +1,285 @@
+//! Our errors in the vendors' own JSON, so that official SDKs understand them.
+//!
+//! Invariant: every answer carries our code, and its status, type and retry
+//! advice agree with each other.
+
+use crate::ErrorCode;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::StatusCode;
+use http::header::ALLOW;
+use http::header::CONTENT_TYPE;
+use http::header::RETRY_AFTER;
+use serde::Serialize;
+use std::time::Duration;
+
+/// Whose form of error a consumer's SDK expects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorShape {
+    /// `{"error":{"message","type","param","code"}}`.
+    OpenAi,
+    /// As OpenAI.
+    Azure,
+    /// `{"type":"error","error":{"type","message"},"request_id"}`.
+    Anthropic,
+    /// As OpenAI, with types of its own.
+    DeepSeek,
+}
+
+/// The status of each error of the 20xx block.
+const STATUSES: &[(ErrorCode, StatusCode)] = &[
+    (ErrorCode::ApiKeyMissing, StatusCode::UNAUTHORIZED),
+    (ErrorCode::ApiKeyUnknown, StatusCode::UNAUTHORIZED),
+    (ErrorCode::EndpointUnknown, StatusCode::NOT_FOUND),
+    (ErrorCode::MethodNotAllowed, StatusCode::METHOD_NOT_ALLOWED),
+    (ErrorCode::VendorAmbiguous, StatusCode::NOT_FOUND),
+    (ErrorCode::RequestMalformed, StatusCode::BAD_REQUEST),
+    (ErrorCode::RequestTooLarge, StatusCode::PAYLOAD_TOO_LARGE),
+    (ErrorCode::HeadTooLarge, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+    (ErrorCode::NoAgent, StatusCode::SERVICE_UNAVAILABLE),
+    (ErrorCode::HubBusy, StatusCode::SERVICE_UNAVAILABLE),
+    (ErrorCode::LinkLost, StatusCode::BAD_GATEWAY),
+    (ErrorCode::VendorUnreachable, StatusCode::BAD_GATEWAY),
+    (ErrorCode::VendorTimeout, StatusCode::GATEWAY_TIMEOUT),
+    (ErrorCode::VendorBroke, StatusCode::BAD_GATEWAY),
+    // Not 401 or 403: the consumer's own key is fine.
+    (ErrorCode::OwnerRefused, StatusCode::SERVICE_UNAVAILABLE),
+    // What the vendor would have answered; SDKs then honour `retry-after`.
+    (ErrorCode::OwnerRateLimited, StatusCode::TOO_MANY_REQUESTS),
+    (ErrorCode::AgentRefused, StatusCode::BAD_GATEWAY),
+    (ErrorCode::RequestTimeout, StatusCode::REQUEST_TIMEOUT),
+    (ErrorCode::HubDraining, StatusCode::SERVICE_UNAVAILABLE),
+    (ErrorCode::ModelUnknown, StatusCode::NOT_FOUND),
+];
+
+#[derive(Serialize)]
+struct OpenAiError<'a> {
+    error: OpenAiDetail<'a>,
+}
+
+#[derive(Serialize)]
+struct OpenAiDetail<'a> {
+    message: &'a str,
+    r#type: &'a str,
+    param: Option<&'a str>,
+    code: &'a str,
+}
+
+#[derive(Serialize)]
+struct AnthropicError<'a> {
+    r#type: &'a str,
+    error: AnthropicDetail<'a>,
+    request_id: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct AnthropicDetail<'a> {
+    r#type: &'a str,
+    message: &'a str,
+}
+
+/// The body of an error, in the vendor's form. Our code stands in `code` where
+/// the form has one, and in brackets at the end of the message everywhere.
+pub fn native_error(
+    shape: ErrorShape,
+    status: StatusCode,
+    code: ErrorCode,
+    message: &str,
+    request_id: Option<&str>,
+) -> Bytes {
+    let message = format!("{message} [{code}]");
+    let code = code.to_string();
+    let json = match shape {
+        ErrorShape::OpenAi | ErrorShape::Azure | ErrorShape::DeepSeek => {
+            let error = OpenAiDetail { message: &message, r#type: error_type(shape, status), param: None, code: &code };
+            serde_json::to_vec(&OpenAiError { error })
+        }
+        ErrorShape::Anthropic => {
+            let error = AnthropicDetail { r#type: error_type(shape, status), message: &message };
+            serde_json::to_vec(&AnthropicError { r#type: "error", error, request_id })
+        }
+    };
+    Bytes::from(json.expect("structs of strings always serialise"))
+}
+
+/// The headers that go with [`native_error`].
+///
+/// `allow` is for a refused method, `retry_after` in whole seconds, rounded up.
+/// The request id is sent under the name that the vendor's SDK reads.
+pub fn native_error_headers(
+    shape: ErrorShape,
+    code: ErrorCode,
+    request_id: Option<&str>,
+    retry_after: Option<Duration>,
+    allow: Option<&str>,
+) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if !should_retry(code) {
+        let name = HeaderName::from_static("x-should-retry");
+        headers.insert(name, HeaderValue::from_static("false"));
+    }
+    if let Some(wait) = retry_after {
+        let partly = u64::from(wait.subsec_nanos() > 0);
+        let seconds = wait.as_secs().saturating_add(partly);
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Some(allow) = allow.and_then(|text| HeaderValue::from_str(text).ok()) {
+        headers.insert(ALLOW, allow);
+    }
+    if let Some(id) = request_id.and_then(|text| HeaderValue::from_str(text).ok()) {
+        headers.insert(request_id_name(shape), id);
+    }
+    headers
+}
+
+/// The HTTP status of an error on a consumer's call. Errors outside the 20xx
+/// block have no business there and become 500.
+pub fn status_of(code: ErrorCode) -> StatusCode {
+    let row = STATUSES.iter().find(|(listed, _)| *listed == code);
+    row.map_or(StatusCode::INTERNAL_SERVER_ERROR, |(_, status)| *status)
+}
+
+/// Whether an SDK should send the same request again by itself.
+pub fn should_retry(code: ErrorCode) -> bool {
+    code.retryable()
+}
+
+/// The header in which the vendor's SDK looks for the request's id.
+fn request_id_name(shape: ErrorShape) -> HeaderName {
+    match shape {
+        ErrorShape::OpenAi | ErrorShape::Azure | ErrorShape::DeepSeek => HeaderName::from_static("x-request-id"),
+        ErrorShape::Anthropic => HeaderName::from_static("request-id"),
+    }
+}
+
+fn error_type(shape: ErrorShape, status: StatusCode) -> &'static str {
+    match shape {
+        ErrorShape::OpenAi | ErrorShape::Azure => openai_type(status),
+        ErrorShape::Anthropic => anthropic_type(status),
+        ErrorShape::DeepSeek => deepseek_type(status),
+    }
+}
+
+/// OpenAI says `invalid_request_error` for a wrong key too, and names the
+/// exhausted limit (`requests`, `tokens`) as the type of a 429.
+fn openai_type(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        429 => "requests",
+        400..=499 => "invalid_request_error",
+        _ => "server_error",
+    }
+}
+
+fn anthropic_type(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        402 => "billing_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        408 | 504 => "timeout_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        503 | 529 => "overloaded_error",
+        _ => "api_error",
+    }
+}
+
+fn deepseek_type(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        402 => "unknown_error",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        _ => "server_error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use serde_json::json;
+
+    #[test]
+    fn every_error_of_a_call_has_a_status_of_its_own_choosing() {
+        for code in ErrorCode::ALL {
+            let of_a_call = (2000..3000).contains(&code.number());
+            let listed = STATUSES.iter().filter(|(row, _)| row == code).count();
+            assert_eq!(listed, usize::from(of_a_call), "{code}");
+        }
+        assert_eq!(status_of(ErrorCode::Internal), 500);
+    }
+
+    #[test]
+    fn openai_azure_and_deepseek_errors_have_openai_form() {
+        for shape in [ErrorShape::OpenAi, ErrorShape::Azure, ErrorShape::DeepSeek] {
+            let body = parsed(shape, ErrorCode::EndpointUnknown, "no \"such\" path\n");
+            assert_eq!(
+                body,
+                json!({"error": {
+                    "message": "no \"such\" path\n [KH-E2003]",
+                    "type": "invalid_request_error",
+                    "param": null,
+                    "code": "KH-E2003",
+                }})
+            );
+        }
+    }
+
+    #[test]
+    fn anthropic_errors_have_anthropic_form() {
+        let body = parsed(ErrorShape::Anthropic, ErrorCode::ApiKeyUnknown, "who");
+
+        assert_eq!(
+            body,
+            json!({
+                "type": "error",
+                "error": {"type": "authentication_error", "message": "who [KH-E2002]"},
+                "request_id": "req_1",
+            })
+        );
+    }
+
+    #[test]
+    fn types_follow_the_status() {
+        let type_of = |shape, code| {
+            let body = parsed(shape, code, "m");
+            body["error"]["type"].as_str().unwrap().to_owned()
+        };
+        let limited = ErrorCode::OwnerRateLimited;
+        let busy = ErrorCode::HubBusy;
+
+        assert_eq!(type_of(ErrorShape::OpenAi, limited), "requests");
+        assert_eq!(type_of(ErrorShape::Anthropic, limited), "rate_limit_error");
+        assert_eq!(type_of(ErrorShape::DeepSeek, limited), "rate_limit_error");
+        assert_eq!(type_of(ErrorShape::Azure, busy), "server_error");
+        assert_eq!(type_of(ErrorShape::Anthropic, busy), "overloaded_error");
+        assert_eq!(type_of(ErrorShape::DeepSeek, ErrorCode::ApiKeyUnknown), "authentication_error");
+    }
+
+    #[test]
+    fn headers_say_whether_when_and_how_to_try_again() {
+        let wait = Some(Duration::from_millis(1_001));
+        let busy = native_error_headers(ErrorShape::OpenAi, ErrorCode::HubBusy, Some("id1"), wait, None);
+        let method =
+            native_error_headers(ErrorShape::Anthropic, ErrorCode::MethodNotAllowed, Some("id2"), None, Some("POST"));
+
+        assert_eq!(busy["content-type"], "application/json");
+        assert_eq!(busy["retry-after"], "2");
+        assert_eq!(busy["x-request-id"], "id1");
+        assert!(!busy.contains_key("x-should-retry") && !busy.contains_key("allow"));
+        assert_eq!(method["allow"], "POST");
+        assert_eq!(method["x-should-retry"], "false");
+        assert_eq!(method["request-id"], "id2");
+        assert!(!method.contains_key("retry-after"));
+    }
+
+    fn parsed(shape: ErrorShape, code: ErrorCode, message: &str) -> Value {
+        let body = native_error(shape, status_of(code), code, message, Some("req_1"));
+        serde_json::from_slice(&body).unwrap()
+    }
+}

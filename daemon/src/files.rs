@@ -1,0 +1,252 @@
+//! Files that are whole or absent, and one owner per data directory.
+//!
+//! Invariant: a reader of a file written here sees the old bytes or the new
+//! bytes, never a part, even after a power cut.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::fs::TryLockError;
+use std::io;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+/// Replaces `path` by a file with these bytes and exactly this mode, whatever
+/// the umask or the old file's mode.
+///
+/// # Errors
+/// Nothing was replaced, unless the error came from the directory's fsync: then
+/// the new file is there but might not outlive a power cut.
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let dir = directory_of(path);
+    let temporary = temporary_beside(path)?;
+
+    let replaced = write_durably(&temporary, bytes, mode).and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(error) = replaced {
+        // What is left of it would only be litter; the first error is the one that counts.
+        let _ = std::fs::remove_file(&temporary);
+        return Err(error);
+    }
+    sync_directory(dir)
+}
+
+/// The right to use a data directory: at most one holder at a time, across
+/// processes. The kernel frees it when the holder ends, however it ends.
+#[derive(Debug)]
+pub struct DirLock {
+    file: File,
+}
+
+impl DirLock {
+    /// Takes the lock of `dir` without waiting.
+    ///
+    /// # Errors
+    /// `ErrorKind::WouldBlock`, and only that, means that somebody else holds it.
+    pub fn acquire(dir: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        set_mode(&mut options, 0o600);
+        let file = options.open(dir.join("lock"))?;
+
+        match file.try_lock() {
+            Ok(()) => Ok(Self { file }),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Whether `acquire` failed because somebody else holds the lock.
+    pub fn is_held_elsewhere(error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::WouldBlock
+    }
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing the file would free it too, but not while a child that is
+        // between fork and exec still has a copy of the handle.
+        let _ = self.file.unlock();
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    Ok(directory_of(path).join(temporary))
+}
+
+fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    set_mode(&mut options, mode & 0o700);
+    let mut file = options.open(path)?;
+
+    file.write_all(bytes)?;
+    set_exact_mode(&file, mode)?;
+    file.sync_all()
+}
+
+#[cfg(unix)]
+fn set_mode(options: &mut OpenOptions, mode: u32) {
+    std::os::unix::fs::OpenOptionsExt::mode(options, mode);
+}
+
+#[cfg(unix)]
+fn set_exact_mode(file: &File, mode: u32) -> io::Result<()> {
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
+}
+
+#[cfg(unix)]
+fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn set_mode(_options: &mut OpenOptions, _mode: u32) {}
+
+#[cfg(not(unix))]
+fn set_exact_mode(_file: &File, _mode: u32) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn sync_directory(_dir: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
+
+    #[test]
+    fn the_file_has_the_bytes_and_the_mode_that_were_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, "old and longer than the new").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+
+        write_atomically(&path, b"new", 0o600).unwrap();
+
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(mode_of(&path), 0o600);
+        write_atomically(&path, b"shared", 0o666).unwrap();
+        assert_eq!(mode_of(&path), 0o666, "the umask has no say");
+    }
+
+    #[test]
+    fn nothing_but_the_file_is_left_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("status.json");
+
+        for round in 0..3u8 {
+            write_atomically(&path, &[round], 0o600).unwrap();
+        }
+
+        assert_eq!(names_in(dir.path()), ["status.json"]);
+    }
+
+    #[test]
+    fn a_write_that_fails_changes_nothing_and_leaves_no_litter() {
+        let dir = tempfile::tempdir().unwrap();
+        let occupied = dir.path().join("occupied");
+        std::fs::create_dir(&occupied).unwrap();
+        std::fs::write(occupied.join("file"), "kept").unwrap();
+
+        let error = write_atomically(&occupied, b"new", 0o600).unwrap_err();
+
+        assert_ne!(error.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(names_in(dir.path()), ["occupied"]);
+        assert_eq!(std::fs::read(occupied.join("file")).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_reader_never_sees_a_part_of_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("status.json");
+        let long = vec![b'a'; 256 * 1024];
+        let short = vec![b'b'; 17];
+        write_atomically(&path, &long, 0o600).unwrap();
+
+        std::thread::scope(|threads| {
+            let writer = threads.spawn(|| {
+                for _ in 0..20 {
+                    write_atomically(&path, &short, 0o600).unwrap();
+                    write_atomically(&path, &long, 0o600).unwrap();
+                }
+            });
+            while !writer.is_finished() {
+                let seen = std::fs::read(&path).unwrap();
+                assert!(seen == long || seen == short, "saw {} bytes", seen.len());
+            }
+        });
+    }
+
+    #[test]
+    fn a_bare_file_name_is_taken_relative_to_the_working_directory() {
+        assert_eq!(directory_of(Path::new("status.json")), Path::new("."));
+        assert!(write_atomically(Path::new("/"), b"", 0o600).is_err());
+    }
+
+    #[test]
+    fn a_directory_has_one_holder_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DirLock::acquire(dir.path()).unwrap();
+
+        let second = DirLock::acquire(dir.path()).unwrap_err();
+
+        assert!(DirLock::is_held_elsewhere(&second));
+        drop(first);
+        DirLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn another_process_is_locked_out_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DirLock::acquire(dir.path()).unwrap();
+
+        let while_held = other_process_gets_lock(dir.path());
+        drop(lock);
+        let after = other_process_gets_lock(dir.path());
+
+        assert!(!while_held);
+        assert!(after);
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_no_lock_conflict() {
+        let dir = tempfile::tempdir().unwrap();
+
+        let error = DirLock::acquire(&dir.path().join("absent")).unwrap_err();
+
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(!DirLock::is_held_elsewhere(&error));
+    }
+
+    fn mode_of(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn names_in(dir: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    fn other_process_gets_lock(dir: &Path) -> bool {
+        let status = Command::new("flock").arg("--nonblock").arg(dir.join("lock")).arg("true").status();
+        status.expect("flock(1) is part of util-linux").success()
+    }
+}

@@ -1,0 +1,215 @@
+//! A call's stream on a link.
+//!
+//! Invariant: when the last clone is dropped, what was not complete is aborted.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+
+use bytes::Bytes;
+use keyhaven_protocol::frame::Abort;
+use keyhaven_protocol::frame::AbortReason;
+use keyhaven_protocol::frame::StreamId;
+use keyhaven_protocol::link::Incoming;
+use keyhaven_protocol::link::Side;
+use keyhaven_protocol::link::StreamOver;
+
+use super::Shared;
+use super::Wakers;
+
+/// One stream. Clones share it; at most one of them reads, one writes and one watches.
+#[derive(Clone)]
+pub struct LinkStream {
+    held: Arc<Held>,
+}
+
+struct Held {
+    shared: Arc<Shared>,
+    id: StreamId,
+}
+
+impl LinkStream {
+    pub(super) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
+        shared.lock().wakers.insert(id, Wakers::default());
+        Self { held: Arc::new(Held { shared, id }) }
+    }
+
+    /// The vendor's response head, encoded; or the abort that came instead.
+    pub fn poll_head(&self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Abort>> {
+        let (shared, id) = self.parts();
+        let mut state = shared.lock();
+        if let Some(head) = state.link.take_head(id) {
+            return Poll::Ready(Ok(head));
+        }
+        if let Some(abort) = state.link.aborted(id) {
+            return Poll::Ready(Err(abort));
+        }
+        keep(state.wakers.entry(id).or_default().reader.get_or_insert_with(|| cx.waker().clone()), cx);
+        Poll::Pending
+    }
+
+    /// The next piece of the body, its end, or its abort; never [`Incoming::Pending`].
+    pub fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        let (shared, id) = self.parts();
+        let now = shared.now();
+        let mut state = shared.lock();
+        let incoming = state
+            .link
+            .take_data(id, now)
+            .unwrap_or_else(|StreamOver| Incoming::Aborted(Abort::new(AbortReason::LinkLost)));
+        match incoming {
+            Incoming::Pending => {
+                keep(state.wakers.entry(id).or_default().reader.get_or_insert_with(|| cx.waker().clone()), cx);
+                Poll::Pending
+            }
+            Incoming::Data(_) => {
+                let owes_credit = state.link.has_frames();
+                drop(state);
+                if owes_credit {
+                    shared.pump.wake();
+                }
+                Poll::Ready(incoming)
+            }
+            Incoming::End(_) | Incoming::Aborted(_) => Poll::Ready(incoming),
+        }
+    }
+
+    /// Waits until the stream's queue has room.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn poll_capacity(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamOver>> {
+        let (shared, id) = self.parts();
+        let mut state = shared.lock();
+        match state.link.send_capacity(id) {
+            Ok(0) => {
+                keep(state.wakers.entry(id).or_default().writer.get_or_insert_with(|| cx.waker().clone()), cx);
+                Poll::Pending
+            }
+            Ok(_) => Poll::Ready(Ok(())),
+            Err(over) => Poll::Ready(Err(over)),
+        }
+    }
+
+    /// Waits for the vendor's response head.
+    ///
+    /// # Errors
+    /// The abort that came instead.
+    pub async fn head(&self) -> Result<Bytes, Abort> {
+        poll_fn(|cx| self.poll_head(cx)).await
+    }
+
+    /// Waits until the stream's queue has room.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub async fn capacity(&self) -> Result<(), StreamOver> {
+        poll_fn(|cx| self.poll_capacity(cx)).await
+    }
+
+    /// Waits until the peer, or the loss of the link, aborts the stream.
+    pub async fn aborted(&self) -> Abort {
+        poll_fn(|cx| {
+            let (shared, id) = self.parts();
+            let mut state = shared.lock();
+            if let Some(abort) = state.link.aborted(id) {
+                return Poll::Ready(abort);
+            }
+            keep(state.wakers.entry(id).or_default().watcher.get_or_insert_with(|| cx.waker().clone()), cx);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The abort that ended the receiving half, if one did.
+    pub fn abort_received(&self) -> Option<Abort> {
+        self.held.shared.lock().link.aborted(self.held.id)
+    }
+
+    /// Body bytes received so far.
+    pub fn received_bytes(&self) -> u64 {
+        self.held.shared.lock().link.received_bytes(self.held.id)
+    }
+
+    /// Queues the encoded response head.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn send_head(&self, head: Bytes) -> Result<(), StreamOver> {
+        self.held.shared.act(|state| state.link.send_head(self.held.id, head))
+    }
+
+    /// The response's head with the beginning of its body, or all of it, in one step.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn respond(&self, head: Bytes, data: Bytes, complete: bool) -> Result<(), StreamOver> {
+        self.held.shared.act(|state| {
+            state.link.send_head(self.held.id, head)?;
+            state.link.send_data(self.held.id, data)?;
+            if complete { state.link.finish(self.held.id, Bytes::new()) } else { Ok(()) }
+        })
+    }
+
+    /// Queues body bytes; the caller waits for [`LinkStream::capacity`] before.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn send_data(&self, data: Bytes) -> Result<(), StreamOver> {
+        self.held.shared.act(|state| state.link.send_data(self.held.id, data))
+    }
+
+    /// The body is complete.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn finish(&self, trailers: Bytes) -> Result<(), StreamOver> {
+        self.held.shared.act(|state| state.link.finish(self.held.id, trailers))
+    }
+
+    /// The last piece and the end in one step, so that both leave in one message.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn send_last(&self, data: Bytes, trailers: Bytes) -> Result<(), StreamOver> {
+        self.held.shared.act(|state| {
+            state.link.send_data(self.held.id, data)?;
+            state.link.finish(self.held.id, trailers)
+        })
+    }
+
+    /// The body broke off: the abort goes out after what is queued.
+    pub fn fail(&self, abort: Abort) {
+        self.held.shared.act(|state| state.link.fail(self.held.id, abort));
+    }
+
+    /// The stream is not wanted any more: the abort goes out before all else.
+    pub fn abort(&self, abort: Abort) {
+        self.held.shared.act(|state| state.link.abort(self.held.id, abort));
+    }
+
+    fn parts(&self) -> (&Shared, StreamId) {
+        (&self.held.shared, self.held.id)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let reason = match self.shared.side {
+            Side::Hub => AbortReason::ConsumerGone,
+            Side::Agent => AbortReason::Unspecified,
+        };
+        self.shared.act(|state| {
+            state.wakers.remove(&self.id);
+            state.link.release(self.id, reason);
+        });
+    }
+}
+
+fn keep(kept: &mut Waker, cx: &Context<'_>) {
+    if !kept.will_wake(cx.waker()) {
+        kept.clone_from(cx.waker());
+    }
+}

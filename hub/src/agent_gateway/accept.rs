@@ -1,0 +1,153 @@
+//! From a TCP connection to a WebSocket: TLS with the hub's own key, one HTTP upgrade.
+//!
+//! Invariant: what a connection allocates before its proof is bounded in number, size and time.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::header;
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use keyhaven_daemon::link::websocket_config;
+use keyhaven_daemon::tls;
+use keyhaven_protocol::handshake::ChannelBinding;
+use keyhaven_protocol::handshake::TUNNEL_PATH;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tracing::debug;
+use tracing::warn;
+
+use super::AgentGateway;
+use super::handshake;
+use super::session;
+
+pub(super) type Socket = WebSocketStream<TlsStream<TcpStream>>;
+
+/// A request line and headers of an upgrade are short.
+const UPGRADE_HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Why a connection did not become a WebSocket.
+#[derive(Debug, thiserror::Error)]
+enum AcceptError {
+    #[error("TLS: {0}")]
+    Tls(#[from] std::io::Error),
+    #[error("TLS: {0}")]
+    Binding(#[from] tls::TlsError),
+    #[error("HTTP: {0}")]
+    Http(#[from] hyper::Error),
+    #[error("it asked for no tunnel")]
+    NoUpgrade,
+}
+
+pub(super) async fn accept_loop(gateway: Arc<AgentGateway>, listener: TcpListener) {
+    let draining = gateway.tasks.draining();
+    loop {
+        let Ok(permit) = gateway.handshakes.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            biased;
+            () = draining.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                gateway.tasks.spawn("tunnel-handshake", shake_hands(gateway.clone(), stream, permit));
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: accepting again at once would spin.
+                warn!(%error, "a link could not be accepted: {error}");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// The handshakes end in this task; the link lives in another, which does not carry the
+/// memory of these futures for the rest of its life.
+async fn shake_hands(gateway: Arc<AgentGateway>, stream: TcpStream, permit: OwnedSemaphorePermit) {
+    let deadline = gateway.config.tunnel.handshake_timeout();
+    let shaken = tokio::time::timeout(deadline, async {
+        let (mut socket, binding) = upgrade(&gateway, stream).await?;
+        let proved = handshake::prove(&gateway, &mut socket, &binding).await;
+        Ok::<_, AcceptError>((socket, proved))
+    })
+    .await;
+    drop(permit);
+    match shaken {
+        Err(_) => debug!("a connection did not prove itself in time"),
+        Ok(Err(error)) => debug!(%error, "a connection did not become a tunnel: {error}"),
+        Ok(Ok((_, Err(refused)))) => debug!(error.code = %refused.code, "a link was refused: {refused}"),
+        Ok(Ok((socket, Ok(proved)))) => {
+            gateway.tasks.spawn("link", session::run(gateway.clone(), Box::new(socket), proved));
+        }
+    }
+}
+
+async fn upgrade(gateway: &AgentGateway, stream: TcpStream) -> Result<(Socket, ChannelBinding), AcceptError> {
+    stream.set_nodelay(true)?;
+    let stream = TlsAcceptor::from(gateway.tls.clone()).accept(stream).await?;
+    let binding = tls::channel_binding(stream.get_ref().1)?;
+    let (sender, receiver) = oneshot::channel();
+    let sender = Cell::new(Some(sender));
+    let service = service_fn(move |request| {
+        let response = answer_upgrade(request, &sender);
+        async move { Ok::<_, std::convert::Infallible>(response) }
+    });
+    hyper::server::conn::http1::Builder::new()
+        .max_buf_size(UPGRADE_HEAD_BYTES_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await?;
+    let upgraded = receiver.await.map_err(|_| AcceptError::NoUpgrade)?.await?;
+    let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().map_err(|_| AcceptError::NoUpgrade)?;
+    let stream = parts.io.into_inner();
+    let early = parts.read_buf.to_vec();
+    let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, Some(websocket_config())).await;
+    Ok((socket, binding))
+}
+
+/// Extensions are never agreed to, so permessage-deflate is refused by silence, as RFC 6455 has it.
+fn answer_upgrade(
+    mut request: Request<Incoming>,
+    sender: &Cell<Option<oneshot::Sender<OnUpgrade>>>,
+) -> Response<Empty<Bytes>> {
+    let accepted = accept_key(request.uri().path(), request.headers()).zip(sender.take());
+    let Some((accept, sender)) = accepted else {
+        let mut response = Response::new(Empty::new());
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return response;
+    };
+    // The receiver waits in `upgrade`; it is gone only if the whole handshake was given up.
+    let _ = sender.send(hyper::upgrade::on(&mut request));
+    Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_ACCEPT, accept)
+        .body(Empty::new())
+        .expect("constant names, and base64 is a header value")
+}
+
+fn accept_key(path: &str, headers: &HeaderMap) -> Option<String> {
+    let is = |name: header::HeaderName, wanted: &str| {
+        headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.eq_ignore_ascii_case(wanted))
+    };
+    let wanted = path == TUNNEL_PATH && is(header::UPGRADE, "websocket") && is(header::SEC_WEBSOCKET_VERSION, "13");
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| wanted)?;
+    Some(derive_accept_key(key.as_bytes()))
+}

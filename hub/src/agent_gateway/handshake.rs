@@ -1,0 +1,216 @@
+//! The proof: challenge, answer, and whether this agent may link now.
+//!
+//! Invariant: WELCOME is sent only after the signature held on this very connection and
+//! the key belongs to the agent it names.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use futures_util::SinkExt;
+use futures_util::StreamExt;
+use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::link::LinkHandle;
+use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::frame::Auth;
+use keyhaven_protocol::frame::Challenge;
+use keyhaven_protocol::frame::Egress;
+use keyhaven_protocol::frame::Enrolment;
+use keyhaven_protocol::frame::Frame;
+use keyhaven_protocol::frame::FrameKind;
+use keyhaven_protocol::frame::Refuse;
+use keyhaven_protocol::frame::Welcome;
+use keyhaven_protocol::frame::from_json;
+use keyhaven_protocol::frame::next_frame;
+use keyhaven_protocol::frame::put_frame;
+use keyhaven_protocol::frame::to_json;
+use keyhaven_protocol::handshake;
+use keyhaven_protocol::handshake::ChannelBinding;
+use keyhaven_protocol::hex::Hex;
+use keyhaven_protocol::id::TokenId;
+use keyhaven_protocol::link::Limits;
+use keyhaven_protocol::link::Side;
+use keyhaven_protocol::version;
+use tokio_tungstenite::tungstenite::Message;
+use tracing::info;
+use tracing::warn;
+
+use super::AgentGateway;
+use super::accept::Socket;
+use super::refusal;
+use super::roster::LiveLink;
+use crate::store::agents::Agent;
+use crate::store::agents::AgentState;
+use crate::store::join_tokens::RedeemError;
+
+/// A link that has been welcomed and entered in the roster.
+pub(super) struct Proved {
+    pub(super) link: Arc<LiveLink>,
+    pub(super) public_key: [u8; 32],
+    /// The token to mark as used at the first heartbeat.
+    pub(super) enrolled_with: Option<TokenId>,
+}
+
+/// Why a link was refused; the agent was told, if it still listened.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail}")]
+pub(super) struct Refused {
+    pub(super) code: ErrorCode,
+    detail: String,
+}
+
+impl Refused {
+    fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+}
+
+pub(super) async fn prove(
+    gateway: &AgentGateway,
+    socket: &mut Socket,
+    binding: &ChannelBinding,
+) -> Result<Proved, Refused> {
+    match admit(gateway, socket, binding).await {
+        Ok(proved) => {
+            let welcome = Welcome {
+                link: proved.link.number,
+                streams_max: u32::try_from(Limits::default().streams_max).unwrap_or(u32::MAX),
+            };
+            match send(socket, FrameKind::Welcome, &to_json(&welcome)).await {
+                Ok(()) => Ok(proved),
+                Err(refused) => {
+                    gateway.roster.remove(&proved.link);
+                    Err(refused)
+                }
+            }
+        }
+        Err(refused) => {
+            let told = Refuse { message: refused.code.cause().to_owned(), ..refusal(refused.code) };
+            // Whether the agent hears it or not, it is refused.
+            let _ = send(socket, FrameKind::Refuse, &to_json(&told)).await;
+            let _ = socket.close(None).await;
+            Err(refused)
+        }
+    }
+}
+
+async fn admit(gateway: &AgentGateway, socket: &mut Socket, binding: &ChannelBinding) -> Result<Proved, Refused> {
+    let challenge = challenge(gateway)?;
+    send(socket, FrameKind::Challenge, &to_json(&challenge)).await?;
+    let frame = receive(socket).await?;
+    if frame.kind != FrameKind::Auth.number() || frame.payload.len() > FrameKind::Auth.payload_bytes_max() {
+        return Err(Refused::new(ErrorCode::LinkProtocol, "the first frame was no AUTH"));
+    }
+    let auth: Auth =
+        from_json(&frame.payload).map_err(|_| Refused::new(ErrorCode::LinkProtocol, "AUTH cannot be read"))?;
+    handshake::verify(&challenge, binding, &auth).map_err(|error| Refused::new(error.code(), error.to_string()))?;
+    if auth.egress == Egress::Loopback && gateway.config.listens_beyond_loopback() {
+        return Err(Refused::new(ErrorCode::EgressNotOfficial, "an agent with loopback upstreams"));
+    }
+    let agent = match &auth.enrolment {
+        Some(enrolment) => enrol(gateway, &auth, enrolment).await?,
+        None => known(gateway, &auth).await?,
+    };
+    let enrolled_with = auth.enrolment.as_ref().map(|enrolment| enrolment.token);
+    let link = enter(gateway, &auth, &agent).await?;
+    info!(agent.id = %agent.id, link.id = link.number, "agent {} linked", agent.name);
+    Ok(Proved { link, public_key: auth.public_key.0, enrolled_with })
+}
+
+fn challenge(gateway: &AgentGateway) -> Result<Challenge, Refused> {
+    let mut nonce = [0; 32];
+    getrandom::fill(&mut nonce).map_err(|_| Refused::new(ErrorCode::Internal, "the system gave no random bytes"))?;
+    Ok(Challenge {
+        versions: version::SUPPORTED.to_vec(),
+        nonce: Hex(nonce),
+        fleet: gateway.registry.keys.fleet(),
+        software: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+async fn enrol(gateway: &AgentGateway, auth: &Auth, enrolment: &Enrolment) -> Result<Agent, Refused> {
+    let now = unix_ms_now();
+    let redeemed = gateway.registry.store.redeem(enrolment.token, &enrolment.secret.0, &auth.public_key.0, now).await;
+    let redeemed = redeemed.map_err(|error| {
+        let code = match &error {
+            RedeemError::Unknown => ErrorCode::TokenUnknown,
+            RedeemError::Expired => ErrorCode::TokenExpired,
+            RedeemError::Used => ErrorCode::TokenUsed,
+            RedeemError::Revoked => ErrorCode::AgentRevoked,
+            RedeemError::Store(_) => ErrorCode::StoreFailed,
+        };
+        Refused::new(code, error.to_string())
+    })?;
+    if redeemed.agent != auth.agent {
+        return Err(Refused::new(ErrorCode::HandshakeRefused, "the token is of another agent"));
+    }
+    let agent = gateway
+        .registry
+        .store
+        .agent(auth.agent)
+        .await
+        .map_err(|error| Refused::new(ErrorCode::StoreFailed, error.to_string()))?;
+    agent.ok_or_else(|| Refused::new(ErrorCode::TokenUnknown, "the token is of no agent"))
+}
+
+async fn known(gateway: &AgentGateway, auth: &Auth) -> Result<Agent, Refused> {
+    if let Ok(agent) = check(gateway, auth) {
+        return Ok(agent);
+    }
+    // The agent may have joined, or been let in again, a moment ago.
+    gateway.directory.refresh().await;
+    check(gateway, auth)
+}
+
+fn check(gateway: &AgentGateway, auth: &Auth) -> Result<Agent, Refused> {
+    let refused = |detail: &str| Err(Refused::new(ErrorCode::HandshakeRefused, detail));
+    let Some(agent) = gateway.directory.agent(auth.agent) else {
+        return refused("there is no such agent");
+    };
+    if agent.public_key != Some(auth.public_key.0) {
+        return refused("the key is not the agent's");
+    }
+    match agent.state {
+        AgentState::Invited => refused("the agent has not joined"),
+        AgentState::Revoked => Err(Refused::new(ErrorCode::AgentRevoked, "the agent is revoked")),
+        AgentState::Active | AgentState::Draining
+            if agent.suspended_until_unix_ms.is_some_and(|until| unix_ms_now() < until) =>
+        {
+            Err(Refused::new(ErrorCode::AgentSuspended, "the agent is suspended"))
+        }
+        AgentState::Active | AgentState::Draining => Ok((*agent).clone()),
+    }
+}
+
+/// Enters the link in the roster, which fences the agent's older one.
+async fn enter(gateway: &AgentGateway, auth: &Auth, agent: &Agent) -> Result<Arc<LiveLink>, Refused> {
+    let handle = LinkHandle::new(Side::Hub, Limits::default());
+    let accepts = agent.state != AgentState::Draining;
+    let now = unix_ms_now();
+    match gateway.roster.enter(agent.id, &agent.name, auth.egress, handle, accepts, now) {
+        Ok(link) => Ok(link),
+        Err(fought) => {
+            warn!(agent.id = %agent.id, "copies of agent {} fight over its link; it is suspended", agent.name);
+            let suspended = gateway.registry.store.suspend_agent(agent.id, fought.until_unix_ms).await;
+            suspended.map_err(|error| Refused::new(ErrorCode::StoreFailed, error.to_string()))?;
+            Err(Refused::new(ErrorCode::AgentSuspended, "copies of the agent fight over its link"))
+        }
+    }
+}
+
+async fn send(socket: &mut Socket, kind: FrameKind, payload: &[u8]) -> Result<(), Refused> {
+    let mut out = BytesMut::new();
+    put_frame(&mut out, kind, 0, payload);
+    let sent = socket.send(Message::Binary(out.freeze())).await;
+    sent.map_err(|error| Refused::new(ErrorCode::LinkProtocol, error.to_string()))
+}
+
+async fn receive(socket: &mut Socket) -> Result<Frame, Refused> {
+    let refused = |detail: String| Refused::new(ErrorCode::LinkProtocol, detail);
+    let message = socket.next().await.ok_or_else(|| refused("it closed".to_owned()))?;
+    let message = message.map_err(|error| refused(error.to_string()))?;
+    let Message::Binary(mut batch) = message else {
+        return Err(refused("the first message was not binary".to_owned()));
+    };
+    let frame = next_frame(&mut batch).map_err(|error| refused(error.to_string()))?;
+    frame.filter(|_| batch.is_empty()).ok_or_else(|| refused("not one frame".to_owned()))
+}

@@ -1,0 +1,105 @@
+//! A live link: offers in, the first heartbeat, its end.
+//!
+//! Invariant: whatever ends the link, the roster forgets it and its calls are told.
+
+use std::sync::Arc;
+
+use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::link;
+use keyhaven_daemon::link::LinkEvents;
+use keyhaven_daemon::link::LinkStream;
+use keyhaven_protocol::frame::Drain;
+use keyhaven_protocol::frame::Frame;
+use keyhaven_protocol::frame::FrameKind;
+use keyhaven_protocol::frame::Offer;
+use keyhaven_protocol::frame::Withdraw;
+use keyhaven_protocol::frame::from_json;
+use keyhaven_protocol::id::TokenId;
+use keyhaven_protocol::link::LinkFault;
+use metrics::gauge;
+use tracing::info;
+use tracing::warn;
+
+use super::AgentGateway;
+use super::LiveLink;
+use super::accept::Socket;
+use super::handshake::Proved;
+
+pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Socket>, proved: Proved) {
+    let link = proved.link.clone();
+    let events = Events {
+        gateway: gateway.clone(),
+        link: link.clone(),
+        public_key: proved.public_key,
+        first_beat: Some(proved.enrolled_with),
+    };
+    gauge!("keyhaven_agent_gateway_links").increment(1.0);
+    let draining = gateway.tasks.draining();
+    let stopping = gateway.tasks.stopping();
+    let drain =
+        Drain { deadline_ms: u64::try_from(gateway.config.calls.drain_grace().as_millis()).unwrap_or(u64::MAX) };
+    let orders = async {
+        draining.cancelled().await;
+        link.handle.drain(&drain);
+        stopping.cancelled().await;
+        link.handle.close();
+        std::future::pending::<()>().await;
+    };
+    let end = tokio::select! {
+        end = link::run(*socket, &link.handle, events) => end,
+        () = orders => return,
+    };
+    gateway.roster.remove(&link);
+    gauge!("keyhaven_agent_gateway_links").decrement(1.0);
+    info!(agent.id = %link.agent, link.id = link.number, "agent {} unlinked: {end}", link.name);
+}
+
+struct Events {
+    gateway: Arc<AgentGateway>,
+    link: Arc<LiveLink>,
+    public_key: [u8; 32],
+    /// Still to come: the first heartbeat, and the token that it makes used.
+    first_beat: Option<Option<TokenId>>,
+}
+
+impl LinkEvents for Events {
+    fn opened(&mut self, _stream: LinkStream, _open: bytes::Bytes) {
+        // The state machine lets nobody but the hub open streams.
+    }
+
+    fn control(&mut self, frame: &Frame) -> Result<(), LinkFault> {
+        if frame.kind == FrameKind::Offer.number() {
+            let offer: Offer = from_json(&frame.payload).map_err(|_| LinkFault::Malformed(FrameKind::Offer))?;
+            self.gateway.roster.offer(&self.link, offer);
+        } else if frame.kind == FrameKind::Withdraw.number() {
+            let withdraw: Withdraw =
+                from_json(&frame.payload).map_err(|_| LinkFault::Malformed(FrameKind::Withdraw))?;
+            self.gateway.roster.withdraw(&self.link, withdraw.vendor_key);
+        } else if frame.kind == FrameKind::Pong.number()
+            && let Some(token) = self.first_beat.take()
+        {
+            self.gateway.tasks.spawn(
+                "first-heartbeat",
+                note_heartbeat(self.gateway.clone(), self.link.clone(), self.public_key, token),
+            );
+        }
+        Ok(())
+    }
+
+    fn peer_drains(&mut self, _drain: &Drain) {
+        info!(agent.id = %self.link.agent, link.id = self.link.number, "agent {} drains", self.link.name);
+    }
+}
+
+async fn note_heartbeat(gateway: Arc<AgentGateway>, link: Arc<LiveLink>, public_key: [u8; 32], token: Option<TokenId>) {
+    let now = unix_ms_now();
+    let noted = match token {
+        Some(token) => {
+            gateway.registry.store.mark_joined(token, &public_key, now).await.map_err(|error| error.to_string())
+        }
+        None => gateway.registry.store.agent_seen(link.agent, now).await.map_err(|error| error.to_string()),
+    };
+    if let Err(error) = noted {
+        warn!(agent.id = %link.agent, "the heartbeat of agent {} was not written down: {error}", link.name);
+    }
+}

@@ -1,0 +1,305 @@
+//! The operator's command line: what can be asked of a hub, and who answers.
+//!
+//! Invariant: answers go to stdout, everything else to stderr, and a secret is
+//! printed only by the command that makes it.
+
+mod admin_client;
+mod agent;
+mod config;
+mod confirm;
+mod doctor;
+mod init;
+mod key;
+mod serve;
+mod status;
+mod text;
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+use clap_complete::Shell;
+use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::cli::Output;
+use keyhaven_daemon::config::Loaded;
+use keyhaven_daemon::config::Source;
+use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::version;
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::config::ENV_PREFIX;
+use crate::registry::Registry;
+
+/// Runs and looks after a Keyhaven hub.
+///
+/// Every command takes --json. Exit codes: 0 done, 1 failed, 2 called wrongly,
+/// 3 configuration, 4 not authorised, 5 network, 6 integrity, 7 forbidden by a
+/// rule, 8 partly done.
+#[derive(Debug, Parser)]
+#[command(name = "keyhaven-hub", version)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Print one JSON object with a `schema` instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Configuration file (YAML); etc/hub.yaml documents every field.
+    #[arg(long, global = true, value_name = "FILE", env = CONFIG_ENV)]
+    config: Option<PathBuf>,
+    /// Where keys and database live.
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Set one field of the configuration, such as consumer.listen=127.0.0.1:9100.
+    #[arg(long, global = true, value_name = "FIELD=VALUE", value_parser = field_and_value)]
+    set: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the hub until it is told to stop.
+    Serve,
+    /// Make the keys of a new hub; `serve` does it too if there is none.
+    Init(init::InitArgs),
+    /// Invite, list, drain and revoke agents.
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
+    /// Create, list and revoke consumers' API keys.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// What the running hub is doing.
+    Status,
+    /// Check keys, database, files, ports and clock, and say what to do.
+    Doctor,
+    /// Check the configuration or show what is in force.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Explain an error code, or list them all.
+    Explain {
+        /// Such as KH-E1002.
+        code: Option<String>,
+    },
+    /// Print a completion script.
+    Completions {
+        /// For which shell.
+        shell: Shell,
+    },
+    /// Print the version and the tunnel protocols it speaks.
+    Version,
+}
+
+impl Cli {
+    /// Where the answer goes, and in which form.
+    pub fn output(&self) -> Output {
+        Output::new(self.global.json)
+    }
+
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// A [`Failure`] with its code, wherever the cause is known.
+    pub fn run(self) -> anyhow::Result<()> {
+        let output = self.output();
+        let global = self.global;
+        match self.command {
+            Command::Serve => serve::serve(global.load()?.config),
+            Command::Init(args) => init::init(output, &global.load()?.config, &args),
+            Command::Agent(command) => {
+                let config = global.load()?.config;
+                block_on(agent::run(output, &config, command))
+            }
+            Command::Key(command) => {
+                let config = global.load()?.config;
+                block_on(key::run(output, &config, command))
+            }
+            Command::Status => block_on(status::run(output, &global.load()?.config)),
+            Command::Doctor => block_on(doctor::run(output, &global.load()?.config)),
+            Command::Config(command) => config::run(output, &global, command),
+            Command::Explain { code } => keyhaven_daemon::cli::explain(output, code.as_deref()),
+            Command::Completions { shell } => Ok(keyhaven_daemon::cli::completions::<Self>(shell)?),
+            Command::Version => version(output),
+        }
+    }
+}
+
+impl Global {
+    fn load(&self) -> anyhow::Result<Loaded<Config>> {
+        let mut flags = self.set.clone();
+        if let Some(dir) = &self.data_dir {
+            let dir =
+                dir.to_str().ok_or_else(|| Failure::new(ErrorCode::UsageInvalid, "--data-dir is not valid UTF-8"))?;
+            flags.push(("data_dir".to_owned(), dir.to_owned()));
+        }
+        let loaded = keyhaven_daemon::config::load::<Config>(&Source {
+            env_prefix: ENV_PREFIX,
+            file: self.config.as_deref(),
+            flags: &flags,
+            env: &|name| std::env::var(name).ok(),
+            ignored_env: &[CONFIG_ENV],
+        })?;
+        loaded.config.check()?;
+        Ok(loaded)
+    }
+}
+
+const CONFIG_ENV: &str = "KEYHAVEN_HUB_CONFIG";
+
+fn field_and_value(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(field, value)| (field.to_owned(), value.to_owned()))
+        .ok_or_else(|| "expected FIELD=VALUE".to_owned())
+}
+
+/// For commands that end by themselves: one thread is enough.
+fn block_on(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?.block_on(future)
+}
+
+/// Into a failure that has a code, for `map_err` on the way to `anyhow`.
+fn failure(error: impl Into<Failure>) -> Failure {
+    error.into()
+}
+
+async fn open(config: &Config) -> Result<Registry, Failure> {
+    let key_file = config.tunnel.key_file.as_deref();
+    Ok(Registry::open(&config.data_dir(), key_file).await?)
+}
+
+fn version(output: Output) -> anyhow::Result<()> {
+    let answer = Version {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        tunnel_protocols: version::SUPPORTED,
+    };
+    output.emit("version", &answer, || {
+        format!("{} {}\ntunnel protocols: {}", answer.name, answer.version, text::joined(answer.tunnel_protocols))
+    })?;
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Version {
+    name: &'static str,
+    version: &'static str,
+    tunnel_protocols: &'static [u16],
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_explains_itself() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+
+        let mut unexplained = Vec::new();
+        collect_unexplained(&command, &mut unexplained);
+
+        assert_eq!(unexplained, Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_documented_commands_parse() {
+        for line in [
+            "serve",
+            "init --backup-key /mnt/usb/backup.key",
+            "agent invite --name office --ttl 1h --address hub.example.org:9010",
+            "agent invite --again office",
+            "agent list --json",
+            "agent show office",
+            "agent drain office",
+            "agent drain office --undo",
+            "agent revoke office --yes",
+            "key create --name web",
+            "key list",
+            "key revoke web --yes --dry-run",
+            "status",
+            "doctor",
+            "config check",
+            "config show --origin",
+            "explain",
+            "explain KH-E1002",
+            "completions bash",
+            "version",
+            "--json --config hub.yaml --data-dir /tmp/hub --set log.level=debug status",
+        ] {
+            let parsed = Cli::try_parse_from(words(line));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn wrong_command_lines_are_usage_errors() {
+        for line in [
+            "",
+            "agent",
+            "agent invite --ttl 15",
+            "agent invite --name a --again b",
+            "agent revoke",
+            "key create",
+            "--set nothing status",
+            "completions cmd",
+            "servve",
+        ] {
+            assert!(Cli::try_parse_from(words(line)).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_data_directory_is_one_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hub.yaml");
+        std::fs::write(&file, "log:\n  level: warn\nconsumer:\n  listen: 127.0.0.1:1\n").unwrap();
+        let line = format!("--config {} --data-dir /x --set consumer.listen=127.0.0.1:2 status", file.display());
+
+        let cli = Cli::try_parse_from(words(&line)).unwrap();
+        let config = cli.global.load().unwrap().config;
+
+        assert_eq!(config.data_dir(), PathBuf::from("/x"));
+        assert_eq!(config.consumer.listen.port(), 2);
+        assert_eq!(config.log.level, "warn");
+    }
+
+    #[test]
+    fn a_configuration_that_contradicts_itself_stops_every_command() {
+        let cli = Cli::try_parse_from(words("--set consumer.tls_key_file=k.pem status")).unwrap();
+
+        let error = cli.global.load().unwrap_err();
+
+        let failure = error.downcast_ref::<Failure>().unwrap();
+        assert_eq!(failure.code(), ErrorCode::ConfigInvalid);
+    }
+
+    fn words(line: &str) -> Vec<&str> {
+        std::iter::once("keyhaven-hub").chain(line.split_whitespace()).collect()
+    }
+
+    fn collect_unexplained(command: &clap::Command, found: &mut Vec<String>) {
+        for argument in command.get_arguments() {
+            if argument.get_help().is_none() {
+                found.push(format!("{} {}", command.get_name(), argument.get_id()));
+            }
+        }
+        for inner in command.get_subcommands() {
+            if inner.get_about().is_none() {
+                found.push(inner.get_name().to_owned());
+            }
+            if inner.get_name() != "help" {
+                collect_unexplained(inner, found);
+            }
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! What the hub reads once at its start: addresses, bounds, timeouts.
+//!
+//! Invariant: `etc/hub.yaml` shows every field with its default, and parses to
+//! exactly [`Config::default`].
+
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::telemetry::LogFormat;
+use keyhaven_protocol::ErrorCode;
+use serde::Deserialize;
+use serde::Serialize;
+
+/// What environment variables of the hub begin with, before `_` and the path
+/// of the field: `KEYHAVEN_HUB_CONSUMER_LISTEN`.
+pub const ENV_PREFIX: &str = "KEYHAVEN_HUB";
+
+/// The hub's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where keys and database live. Default: null, that is
+    /// `/var/lib/keyhaven/hub` for root and `$XDG_DATA_HOME/keyhaven/hub` or
+    /// `~/.local/share/keyhaven/hub` for everybody else.
+    pub data_dir: Option<PathBuf>,
+    /// The listener for consumers' calls.
+    pub consumer: Consumer,
+    /// The listener for agents' links.
+    pub tunnel: Tunnel,
+    /// The listener for health, metrics and status.
+    pub admin: Admin,
+    /// How long one call may take.
+    pub calls: Calls,
+    /// What is logged, to stderr.
+    pub log: Log,
+}
+
+/// The listener for consumers' calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Consumer {
+    /// IP address and port. Default: `127.0.0.1:9000`.
+    pub listen: SocketAddr,
+    /// PEM certificate chain for HTTPS; needs `tls_key_file`. Default: null, plain HTTP.
+    pub tls_certificate_file: Option<PathBuf>,
+    /// PEM private key for HTTPS; needs `tls_certificate_file`. Default: null, plain HTTP.
+    pub tls_key_file: Option<PathBuf>,
+    /// Bytes of one request's body. Default: 67108864 (64 MiB).
+    pub request_body_bytes_max: u64,
+    /// Bytes of one request's line and headers. Default: 65536 (64 KiB).
+    pub request_head_bytes_max: u64,
+    /// Bytes of bodies that all calls together hold back for the scan.
+    /// Default: 268435456 (256 MiB).
+    pub held_body_bytes_max: u64,
+    /// Seconds without a byte after which a request that is still arriving, or
+    /// an idle connection, is given up. Default: 60.
+    pub request_idle_timeout_s: u64,
+    /// The base URL consumers use, for the commands that print one, such as
+    /// `https://llm.example.org`. Default: null, made of `listen`.
+    pub public_url: Option<String>,
+}
+
+/// The listener for agents' links.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tunnel {
+    /// IP address and port. Default: `127.0.0.1:9010`.
+    pub listen: SocketAddr,
+    /// `host:port` where agents reach `listen` from outside; it goes into join
+    /// tokens. Default: null, `listen` itself.
+    pub public_address: Option<String>,
+    /// PEM private key of this listener, for instance the backup key brought
+    /// back. Default: null, `tunnel.key` in the data directory.
+    pub key_file: Option<PathBuf>,
+    /// Handshakes under way at once; more connections wait in the kernel's
+    /// queue. Default: 256.
+    pub handshakes_max: u32,
+    /// Seconds from accepting a connection to an authenticated link. Default: 10.
+    pub handshake_timeout_s: u64,
+}
+
+/// The listener for health, metrics and status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// IP address and port; without authentication, so keep it on loopback.
+    /// Default: `127.0.0.1:9020`.
+    pub listen: SocketAddr,
+}
+
+/// How long one call may take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Calls {
+    /// Seconds from the whole request to the vendor's response head. Default: 600.
+    pub vendor_head_timeout_s: u64,
+    /// Seconds without a byte of a response that has begun. Default: 300.
+    pub vendor_idle_timeout_s: u64,
+    /// Seconds that calls under way get to end when the hub is told to stop. Default: 30.
+    pub drain_grace_s: u64,
+}
+
+/// What is logged, to stderr.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`, or filters such as
+    /// `info,keyhaven_hub::dispatch=debug`. Default: `info`.
+    pub level: String,
+    /// `human` or `json`. Default: `human`.
+    pub format: LogFormat,
+}
+
+impl Default for Consumer {
+    fn default() -> Self {
+        Self {
+            listen: loopback(9000),
+            tls_certificate_file: None,
+            tls_key_file: None,
+            request_body_bytes_max: 64 << 20,
+            request_head_bytes_max: 64 << 10,
+            held_body_bytes_max: 256 << 20,
+            request_idle_timeout_s: 60,
+            public_url: None,
+        }
+    }
+}
+
+impl Default for Tunnel {
+    fn default() -> Self {
+        Self {
+            listen: loopback(9010),
+            public_address: None,
+            key_file: None,
+            handshakes_max: 256,
+            handshake_timeout_s: 10,
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: loopback(9020) }
+    }
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self { vendor_head_timeout_s: 600, vendor_idle_timeout_s: 300, drain_grace_s: 30 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Human }
+    }
+}
+
+impl Config {
+    /// The data directory in force, the platform's default included.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(default_data_dir)
+    }
+
+    /// What join tokens name as the hub's address.
+    pub fn tunnel_address(&self) -> String {
+        self.tunnel.public_address.clone().unwrap_or_else(|| self.tunnel.listen.to_string())
+    }
+
+    /// The base URL that consumers use.
+    pub fn consumer_url(&self) -> String {
+        let scheme = if self.consumer.tls_certificate_file.is_some() { "https" } else { "http" };
+        self.consumer.public_url.clone().unwrap_or_else(|| format!("{scheme}://{}", self.consumer.listen))
+    }
+
+    /// Whether the hub listens beyond this machine for consumers or agents.
+    pub fn listens_beyond_loopback(&self) -> bool {
+        !(self.consumer.listen.ip().is_loopback() && self.tunnel.listen.ip().is_loopback())
+    }
+
+    /// The rules between fields, which types alone cannot say.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ConfigInvalid`], naming the field.
+    pub fn check(&self) -> Result<(), Failure> {
+        let invalid = |detail: String| Err(Failure::new(ErrorCode::ConfigInvalid, detail));
+        if self.consumer.tls_certificate_file.is_some() != self.consumer.tls_key_file.is_some() {
+            return invalid("consumer.tls_certificate_file and consumer.tls_key_file go together".to_owned());
+        }
+        if let Some(address) = &self.tunnel.public_address
+            && !is_host_and_port(address)
+        {
+            return invalid(format!("tunnel.public_address: {address:?} is not host:port"));
+        }
+        if let Some(url) = &self.consumer.public_url
+            && !(url.starts_with("http://") || url.starts_with("https://"))
+        {
+            return invalid(format!("consumer.public_url: {url:?} begins with neither http:// nor https://"));
+        }
+        let fields = serde_json::to_value(self).unwrap_or_default();
+        match out_of_range("", &fields) {
+            Some(detail) => invalid(detail),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Calls {
+    /// From the whole request to the vendor's response head.
+    pub const fn vendor_head_timeout(&self) -> Duration {
+        Duration::from_secs(self.vendor_head_timeout_s)
+    }
+
+    /// Without a byte of a response that has begun.
+    pub const fn vendor_idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.vendor_idle_timeout_s)
+    }
+
+    /// What calls under way get when the hub is told to stop.
+    pub const fn drain_grace(&self) -> Duration {
+        Duration::from_secs(self.drain_grace_s)
+    }
+}
+
+impl Consumer {
+    /// Without a byte of a request that is still arriving.
+    pub const fn request_idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.request_idle_timeout_s)
+    }
+}
+
+impl Tunnel {
+    /// From accepting a connection to an authenticated link.
+    pub const fn handshake_timeout(&self) -> Duration {
+        Duration::from_secs(self.handshake_timeout_s)
+    }
+}
+
+/// A day: longer waits are mistakes, and far longer ones overflow clocks.
+const TIMEOUT_S_MAX: u64 = 86_400;
+
+/// A number's name ends in its unit, and the unit says what makes sense: no
+/// timeout is 0 or longer than a day, no bound is 0.
+fn out_of_range(path: &str, value: &serde_json::Value) -> Option<String> {
+    if let Some(fields) = value.as_object() {
+        return fields.iter().find_map(|(name, inner)| {
+            let separator = if path.is_empty() { "" } else { "." };
+            out_of_range(&format!("{path}{separator}{name}"), inner)
+        });
+    }
+    let number = value.as_u64()?;
+    if number == 0 && (path.ends_with("_timeout_s") || path.ends_with("_max")) {
+        return Some(format!("{path} must be at least 1"));
+    }
+    if number > TIMEOUT_S_MAX && path.ends_with("_s") {
+        return Some(format!("{path} must be at most {TIMEOUT_S_MAX}"));
+    }
+    None
+}
+
+/// Whether the text is `host:port` with a port that can be dialled.
+pub fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let host_fits = match bracketed {
+        Some(inside) => inside.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-'),
+    };
+    host_fits && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+fn default_data_dir() -> PathBuf {
+    #[cfg(unix)]
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/keyhaven/hub");
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .unwrap_or_else(|| Path::new(".").to_path_buf())
+        .join("keyhaven/hub")
+}
+
+#[cfg(test)]
+mod tests {
+    use keyhaven_daemon::config::Source;
+    use keyhaven_daemon::config::load;
+
+    use super::*;
+
+    #[test]
+    fn the_shipped_file_parses_to_exactly_the_defaults() {
+        let path = shipped_file();
+
+        let loaded = load::<Config>(&source(Some(&path), &[])).unwrap();
+
+        assert_eq!(loaded.config, Config::default());
+        loaded.config.check().unwrap();
+    }
+
+    #[test]
+    fn the_shipped_file_names_every_field_once() {
+        let text = std::fs::read_to_string(shipped_file()).unwrap();
+        let defaults = serde_json::to_value(Config::default()).unwrap();
+        let mut names = Vec::new();
+        field_names(&defaults, &mut names);
+
+        for name in names {
+            let lines = text.lines().filter(|line| line.trim_start().starts_with(&format!("{name}:")));
+            let wanted = if name == "listen" { 3 } else { 1 };
+            assert_eq!(lines.count(), wanted, "{name} in etc/hub.yaml");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hub.yaml");
+        std::fs::write(&path, "consumer:\n  lissten: 127.0.0.1:1\n").unwrap();
+
+        assert!(load::<Config>(&source(Some(&path), &[])).is_err());
+    }
+
+    #[test]
+    fn fields_that_contradict_each_other_are_refused_by_name() {
+        let refusals = [
+            ("consumer.tls_key_file", "/k.pem", "go together"),
+            ("tunnel.public_address", "hub.example.org", "public_address"),
+            ("tunnel.public_address", "a b:9010", "public_address"),
+            ("consumer.public_url", "example.org", "public_url"),
+            ("tunnel.handshakes_max", "0", "tunnel.handshakes_max"),
+            ("tunnel.handshake_timeout_s", "0", "at least"),
+            ("calls.vendor_head_timeout_s", "18446744073709551615", "at most"),
+        ];
+        for (path, value, told) in refusals {
+            let flags = [(path.to_owned(), value.to_owned())];
+            let config = load::<Config>(&source(None, &flags)).unwrap().config;
+
+            let failure = config.check().unwrap_err().to_string();
+
+            assert!(failure.contains(told), "{path}={value}: {failure}");
+        }
+    }
+
+    #[test]
+    fn addresses_follow_the_listeners_until_they_are_given() {
+        let mut config = Config::default();
+        assert_eq!(config.tunnel_address(), "127.0.0.1:9010");
+        assert_eq!(config.consumer_url(), "http://127.0.0.1:9000");
+        assert!(!config.listens_beyond_loopback());
+
+        config.tunnel.public_address = Some("hub.example.org:443".to_owned());
+        config.consumer.public_url = Some("https://llm.example.org".to_owned());
+        config.consumer.listen = "0.0.0.0:9000".parse().unwrap();
+
+        assert_eq!(config.tunnel_address(), "hub.example.org:443");
+        assert_eq!(config.consumer_url(), "https://llm.example.org");
+        assert!(config.listens_beyond_loopback());
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for good in ["a:1", "hub.example.org:9010", "10.0.0.1:65535", "[::1]:9"] {
+            assert!(is_host_and_port(good), "{good}");
+        }
+        for bad in ["", "a", ":1", "a:0", "a:65536", "::1:9", "[x]:9", "u@a:1"] {
+            assert!(!is_host_and_port(bad), "{bad}");
+        }
+    }
+
+    fn shipped_file() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../etc/hub.yaml")
+    }
+
+    fn source<'a>(file: Option<&'a Path>, flags: &'a [(String, String)]) -> Source<'a> {
+        Source { env_prefix: ENV_PREFIX, file, flags, env: &|_| None, ignored_env: &[] }
+    }
+
+    fn field_names(value: &serde_json::Value, names: &mut Vec<String>) {
+        for (name, inner) in value.as_object().into_iter().flatten() {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+            field_names(inner, names);
+        }
+    }
+}

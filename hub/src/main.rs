@@ -1,0 +1,19 @@
+//! The hub's program: read the command line, do it, say how it went.
+//!
+//! Invariant: memory that may hold keys never reaches a core dump.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use keyhaven_daemon::cli::finish;
+use keyhaven_daemon::hardening::forbid_core_dumps;
+use keyhaven_hub::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = cli.output();
+    if let Err(error) = forbid_core_dumps() {
+        output.note(&format!("warning: core dumps cannot be forbidden: {error}"));
+    }
+    finish(output, cli.run())
+}

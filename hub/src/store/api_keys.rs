@@ -1,0 +1,171 @@
+//! API keys of consumers: shown once when they are made, kept as hashes.
+//!
+//! Invariant: nothing in the database lets a reader make a call.
+
+use keyhaven_protocol::id::ApiKeyId;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::Store;
+use super::StoreError;
+use super::bytes;
+use super::maybe_number;
+use super::number;
+use super::time;
+
+/// A key as it is in the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Its id.
+    pub id: ApiKeyId,
+    /// What the operator calls it; need not be unique.
+    pub name: String,
+    /// SHA-256 of the whole key.
+    pub key_hash: [u8; 32],
+    /// Its first and last characters, for people to tell keys apart.
+    pub masked: String,
+    /// When it was made.
+    pub created_unix_ms: u64,
+    /// When it was revoked, if it was.
+    pub revoked_unix_ms: Option<u64>,
+    /// When it was last used, to within a few seconds.
+    pub last_used_unix_ms: Option<u64>,
+}
+
+impl Store {
+    /// Adds a key.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] or [`StoreError::Exists`].
+    pub async fn insert_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {
+        let mut change = self.change().await?;
+        let statement = "INSERT INTO api_keys (id, name, key_hash, masked, created_unix_ms) \
+                         VALUES (?, ?, ?, ?, ?)";
+        sqlx::query(statement)
+            .bind(&key.id.0[..])
+            .bind(&key.name)
+            .bind(&key.key_hash[..])
+            .bind(&key.masked)
+            .bind(time(key.created_unix_ms)?)
+            .execute(&mut *change)
+            .await?;
+        change.commit().await?;
+        Ok(())
+    }
+
+    /// All keys, the oldest first, the revoked ones included.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] or [`StoreError::Damaged`].
+    pub async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        let statement = "SELECT id, name, key_hash, masked, created_unix_ms, revoked_unix_ms, \
+                         last_used_unix_ms FROM api_keys ORDER BY created_unix_ms, id";
+        let rows = sqlx::query(statement).fetch_all(&self.pool).await?;
+        rows.iter().map(api_key_of).collect()
+    }
+
+    /// Revokes a key for good. False: there is none, or it was revoked already.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] or [`StoreError::TimeOutOfRange`].
+    pub async fn revoke_api_key(&self, id: ApiKeyId, now_unix_ms: u64) -> Result<bool, StoreError> {
+        let mut change = self.change().await?;
+        let statement = "UPDATE api_keys SET revoked_unix_ms = ? \
+                         WHERE id = ? AND revoked_unix_ms IS NULL";
+        let done = sqlx::query(statement).bind(time(now_unix_ms)?).bind(&id.0[..]).execute(&mut *change).await?;
+        change.commit().await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Writes down that a key was used. Decides nothing, so the revision stays.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] or [`StoreError::TimeOutOfRange`].
+    pub async fn api_key_used(&self, id: ApiKeyId, now_unix_ms: u64) -> Result<(), StoreError> {
+        let statement = "UPDATE api_keys SET last_used_unix_ms = ? WHERE id = ?";
+        sqlx::query(statement).bind(time(now_unix_ms)?).bind(&id.0[..]).execute(&self.pool).await?;
+        Ok(())
+    }
+}
+
+fn api_key_of(row: &SqliteRow) -> Result<ApiKey, StoreError> {
+    Ok(ApiKey {
+        id: ApiKeyId(bytes(row, "id")?),
+        name: row.try_get("name")?,
+        key_hash: bytes(row, "key_hash")?,
+        masked: row.try_get("masked")?,
+        created_unix_ms: number(row, "created_unix_ms")?,
+        revoked_unix_ms: maybe_number(row, "revoked_unix_ms")?,
+        last_used_unix_ms: maybe_number(row, "last_used_unix_ms")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_is_listed_as_it_was_added_and_revoked_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let key = key(1);
+        store.insert_api_key(&key).await.unwrap();
+        assert_eq!(store.api_keys().await.unwrap(), std::slice::from_ref(&key));
+
+        assert!(store.revoke_api_key(key.id, 2000).await.unwrap());
+        assert!(!store.revoke_api_key(key.id, 3000).await.unwrap());
+        assert!(!store.revoke_api_key(ApiKeyId([9; 16]), 3000).await.unwrap());
+
+        let listed = store.api_keys().await.unwrap();
+        assert_eq!(listed[0].revoked_unix_ms, Some(2000));
+    }
+
+    #[tokio::test]
+    async fn two_keys_cannot_share_a_hash_but_may_share_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        store.insert_api_key(&key(1)).await.unwrap();
+        store.insert_api_key(&key(2)).await.unwrap();
+
+        let same_hash = ApiKey { id: ApiKeyId([3; 16]), ..key(1) };
+
+        let refused = store.insert_api_key(&same_hash).await;
+        assert!(matches!(refused, Err(StoreError::Exists)));
+    }
+
+    #[tokio::test]
+    async fn a_use_is_written_down_without_raising_the_revision() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        store.insert_api_key(&key(1)).await.unwrap();
+        let before = store.revision().await.unwrap();
+
+        store.api_key_used(key(1).id, 4000).await.unwrap();
+
+        let listed = store.api_keys().await.unwrap();
+        assert_eq!(listed[0].last_used_unix_ms, Some(4000));
+        assert_eq!(store.revision().await.unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn a_time_beyond_the_database_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+
+        let refused = store.api_key_used(ApiKeyId([1; 16]), u64::MAX).await;
+
+        assert!(matches!(refused, Err(StoreError::TimeOutOfRange)));
+    }
+
+    fn key(n: u8) -> ApiKey {
+        ApiKey {
+            id: ApiKeyId([n; 16]),
+            name: "web".to_owned(),
+            key_hash: [n; 32],
+            masked: "kh_sk_abcd...wxyz".to_owned(),
+            created_unix_ms: 1000,
+            revoked_unix_ms: None,
+            last_used_unix_ms: None,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The consumers' listener: HTTP/1.1, with TLS when the operator gave a certificate.
+//!
+//! Invariant: a connection that sends nothing, or sends slowly, is given up in time.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tracing::debug;
+use tracing::warn;
+
+use super::UserGateway;
+
+/// Heads beyond the configured bound get an answer of ours up to this size; beyond it
+/// hyper answers 431 by itself and closes.
+const HEAD_BYTES_HARD_MAX: usize = 512 * 1024;
+
+/// Headers in one request that hyper parses; more are a bare 431.
+const HEADERS_MAX: usize = 256;
+
+/// The operator's certificate.
+#[derive(Clone)]
+pub struct ConsumerTls {
+    config: Arc<ServerConfig>,
+}
+
+/// Why the operator's certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A file is no PEM of what it should hold.
+    #[error("{file}: {source}")]
+    File {
+        /// Which one.
+        file: String,
+        /// Why.
+        #[source]
+        source: rustls_pki_types::pem::Error,
+    },
+    /// Certificate and key do not fit each other or rustls.
+    #[error("the certificate cannot be used: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+impl ConsumerTls {
+    /// Reads certificate chain and key.
+    ///
+    /// # Errors
+    /// When they cannot be read or do not fit each other.
+    pub fn load(certificate_file: &Path, key_file: &Path) -> Result<Self, CertificateError> {
+        let in_file = |file: &Path| {
+            let file = file.display().to_string();
+            move |source| CertificateError::File { file, source }
+        };
+        let chain = CertificateDer::pem_file_iter(certificate_file).map_err(in_file(certificate_file))?;
+        let chain = chain.collect::<Result<Vec<_>, _>>().map_err(in_file(certificate_file))?;
+        let key = PrivateKeyDer::from_pem_file(key_file).map_err(in_file(key_file))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let mut config = builder.with_no_client_auth().with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { config: Arc::new(config) })
+    }
+}
+
+impl UserGateway {
+    /// Accepts consumers until the hub drains; their calls may finish after that.
+    pub fn serve(self: &Arc<Self>, listener: TcpListener, tls: Option<ConsumerTls>) {
+        self.tasks.spawn("consumer-listener", accept_loop(self.clone(), listener, tls));
+    }
+}
+
+async fn accept_loop(gateway: Arc<UserGateway>, listener: TcpListener, tls: Option<ConsumerTls>) {
+    let draining = gateway.tasks.draining();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = draining.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => gateway.tasks.spawn("consumer", connection(gateway.clone(), stream, tls.clone())),
+            Err(error) => {
+                // Out of file descriptors, mostly: accepting again at once would spin.
+                warn!(%error, "a consumer could not be accepted: {error}");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn connection(gateway: Arc<UserGateway>, stream: TcpStream, tls: Option<ConsumerTls>) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "a consumer left at once: {error}");
+        return;
+    }
+    let Some(tls) = tls else {
+        return serve_http(gateway, stream).await;
+    };
+    let deadline = gateway.config.consumer.request_idle_timeout();
+    match tokio::time::timeout(deadline, TlsAcceptor::from(tls.config).accept(stream)).await {
+        Ok(Ok(stream)) => serve_http(gateway, stream).await,
+        Ok(Err(error)) => debug!(%error, "a consumer's TLS handshake failed: {error}"),
+        Err(_) => debug!("a consumer's TLS handshake took too long"),
+    }
+}
+
+async fn serve_http<S>(gateway: Arc<UserGateway>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let draining = gateway.tasks.draining();
+    let stopping = gateway.tasks.stopping();
+    let idle = gateway.config.consumer.request_idle_timeout();
+    let service = service_fn(move |request| {
+        let gateway = gateway.clone();
+        async move { Ok::<_, Infallible>(gateway.answer(request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(idle)
+        .max_buf_size(HEAD_BYTES_HARD_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stopping.cancelled() => return,
+            }
+        }
+    };
+    if let Err(error) = ended
+        && !is_departure(&error)
+    {
+        debug!(%error, "a consumer's connection ended: {error}");
+    }
+}
+
+/// A consumer that simply left is nothing to write home about.
+fn is_departure(error: &hyper::Error) -> bool {
+    use std::error::Error as _;
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    error.is_incomplete_message() || source.is_some_and(|source| source.kind() == io::ErrorKind::ConnectionReset)
+}

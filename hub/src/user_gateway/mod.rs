@@ -1,0 +1,112 @@
+//! Consumers' HTTP in, in the vendor's own shape.
+//!
+//! Invariant: bodies pass unchanged, and every answer that is ours has the vendor's
+//! error shape and the call's id.
+
+mod body;
+mod call;
+mod listen;
+mod models;
+mod refusal;
+mod request;
+mod response;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use keyhaven_daemon::tasks::Tasks;
+use keyhaven_protocol::id::AgentId;
+use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::provider::Provider;
+use serde::Serialize;
+use tokio::sync::broadcast;
+
+use crate::agent_gateway::Roster;
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::dispatch::Dispatch;
+
+pub use listen::ConsumerTls;
+
+use request::HeldBytes;
+
+/// What became of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The vendor's response reached its end.
+    Served,
+    /// The consumer left, or the response broke off.
+    Aborted,
+    /// We answered with an error of our own.
+    Refused,
+}
+
+/// One call that is over, for those who watch.
+#[derive(Debug, Clone, Serialize)]
+pub struct CallSummary {
+    /// The call.
+    pub call: CallId,
+    /// When it began.
+    pub began_unix_ms: u64,
+    /// Method and path as the consumer sent them, without the query.
+    pub request: String,
+    /// The vendor, once it was known.
+    pub provider: Option<Provider>,
+    /// The model the request named.
+    pub model: Option<String>,
+    /// The agent that served it, if one did.
+    pub agent: Option<AgentId>,
+    /// The status the consumer saw.
+    pub status: u16,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Bytes of the request's body.
+    pub request_bytes: u64,
+    /// Bytes of the response's body that were handed to the consumer's connection.
+    pub response_bytes: u64,
+    /// From the request's head to the response's head, in microseconds.
+    pub first_byte_micros: u64,
+    /// From the request's head to the end, in microseconds.
+    pub total_micros: u64,
+}
+
+/// Everything a call needs.
+pub struct UserGateway {
+    config: Config,
+    directory: Directory,
+    roster: Roster,
+    dispatch: Dispatch,
+    held: HeldBytes,
+    calls: broadcast::Sender<CallSummary>,
+    served: AtomicU64,
+    tasks: Tasks,
+}
+
+impl UserGateway {
+    /// A gateway that listens on nothing yet.
+    pub fn new(
+        config: Config,
+        directory: Directory,
+        roster: Roster,
+        calls: broadcast::Sender<CallSummary>,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        let held = HeldBytes::new(config.consumer.held_body_bytes_max);
+        Arc::new(Self {
+            config,
+            directory,
+            roster,
+            dispatch: Dispatch::new(),
+            held,
+            calls,
+            served: AtomicU64::new(0),
+            tasks,
+        })
+    }
+
+    /// Calls that have begun since the start.
+    pub fn calls_begun(&self) -> u64 {
+        self.served.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,73 @@
+//! `/v1/models`: what agents offer, in the shape of the vendor whose path was asked.
+//!
+//! Invariant: a model is listed only while some open link offers it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keyhaven_protocol::provider::Provider;
+use keyhaven_protocol::provider::native_error::ErrorShape;
+use keyhaven_protocol::provider::route::Candidate;
+use keyhaven_protocol::provider::route::Route;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::agent_gateway::Offered;
+use crate::agent_gateway::Roster;
+
+#[derive(Serialize)]
+struct OpenAiList<'a> {
+    object: &'static str,
+    data: Vec<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct AnthropicList<'a> {
+    data: Vec<&'a RawValue>,
+    has_more: bool,
+    first_id: Option<&'a str>,
+    last_id: Option<&'a str>,
+}
+
+/// The answer to a models request: a list, one model's object, or none for a model that
+/// nobody offers.
+pub(super) fn answer(roster: &Roster, route: &Route) -> Option<Bytes> {
+    let offered = offered(roster, route);
+    let wanted = route.candidates.iter().find_map(|candidate: &Candidate| candidate.parameter.as_deref());
+    if let Some(wanted) = wanted {
+        let model = offered.iter().find(|model| model.id == wanted)?;
+        return Some(Bytes::copy_from_slice(model.object.get().as_bytes()));
+    }
+    let data = offered.iter().map(|model| &*model.object).collect();
+    let json = match route.shape {
+        ErrorShape::OpenAi | ErrorShape::Azure | ErrorShape::DeepSeek => {
+            serde_json::to_vec(&OpenAiList { object: "list", data })
+        }
+        ErrorShape::Anthropic => serde_json::to_vec(&AnthropicList {
+            data,
+            has_more: false,
+            first_id: offered.first().map(|model| model.id.as_str()),
+            last_id: offered.last().map(|model| model.id.as_str()),
+        }),
+    };
+    Some(json.expect("lists of JSON serialise").into())
+}
+
+/// The models of all candidate vendors, each once, in the vendors' own order.
+fn offered(roster: &Roster, route: &Route) -> Vec<Offered> {
+    let mut seen: HashSet<(Provider, String)> = HashSet::new();
+    let mut offered = Vec::new();
+    for candidate in &route.candidates {
+        let provider = candidate.endpoint.provider();
+        for seat in roster.seats(provider).iter().filter(|seat| seat.link.is_open()) {
+            let other_resource = route.azure_resource.is_some() && seat.resource != route.azure_resource;
+            if other_resource {
+                continue;
+            }
+            let new = seat.models.iter().filter(|model| seen.insert((provider, model.id.clone())));
+            offered.extend(new.map(|model| Offered { id: model.id.clone(), object: Arc::clone(&model.object) }));
+        }
+    }
+    offered
+}

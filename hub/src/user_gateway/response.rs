@@ -1,0 +1,153 @@
+//! The vendor's response on its way out, piece by piece as it comes.
+//!
+//! Invariant: nothing is buffered here; a slow consumer stops the vendor through credit.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Frame;
+use keyhaven_daemon::link::LinkStream;
+use keyhaven_protocol::frame::Abort;
+use keyhaven_protocol::frame::AbortReason;
+use keyhaven_protocol::frame::decode_trailers;
+use keyhaven_protocol::link::Incoming;
+use metrics::counter;
+use metrics::histogram;
+use tokio::time::Instant;
+use tokio::time::Sleep;
+use tracing::info;
+
+use super::CallSummary;
+use super::Outcome;
+use super::UserGateway;
+use super::request::Upload;
+
+/// The response broke off; the consumer's connection is cut so that it shows.
+#[derive(Debug, thiserror::Error)]
+#[error("the response broke off: {}", .0.name())]
+pub(super) struct Truncated(pub(super) AbortReason);
+
+/// A response being relayed, together with what is left of the request.
+pub(super) struct Relayed {
+    stream: LinkStream,
+    upload: Option<Box<Upload>>,
+    idle: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    record: Record,
+    over: bool,
+}
+
+impl Relayed {
+    pub(super) fn new(stream: LinkStream, upload: Option<Box<Upload>>, idle: Duration, record: Record) -> Self {
+        Self { stream, upload, idle, timer: None, record, over: false }
+    }
+
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        self.poll_upload(cx);
+        let incoming = match self.stream.poll_data(cx) {
+            Poll::Ready(incoming) => incoming,
+            Poll::Pending => ready!(self.poll_silence(cx)),
+        };
+        self.timer = None;
+        match incoming {
+            Incoming::Data(data) => {
+                self.record.summary.response_bytes += data.len() as u64;
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Incoming::End(trailers) => {
+                self.over = true;
+                self.record.summary.outcome = Outcome::Served;
+                let trailers = decode_trailers(trailers).ok().flatten();
+                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+            }
+            Incoming::Aborted(abort) => {
+                self.over = true;
+                self.record.aborted_for = Some(abort.reason);
+                Poll::Ready(Some(Err(Truncated(abort.reason))))
+            }
+            Incoming::Pending => Poll::Pending,
+        }
+    }
+
+    /// A request that is refused now, half answered, ends the response too: the abort
+    /// that `Upload` sent comes back as the stream's end.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Some(upload) = &mut self.upload
+            && upload.poll(cx).is_ready()
+        {
+            self.record.summary.request_bytes = upload.bytes();
+            self.upload = None;
+        }
+    }
+
+    /// The agent watches the vendor's silence; this watches the agent's.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        let idle = self.idle;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + idle)));
+        ready!(Future::poll(timer.as_mut(), cx));
+        let abort = Abort::new(AbortReason::VendorTimeout);
+        self.stream.abort(abort.clone());
+        Poll::Ready(Incoming::Aborted(abort))
+    }
+}
+
+/// What is known of a call; told to those who watch when it is dropped.
+pub(super) struct Record {
+    pub(super) summary: CallSummary,
+    pub(super) began: Instant,
+    pub(super) aborted_for: Option<AbortReason>,
+    gateway: Arc<UserGateway>,
+}
+
+impl Record {
+    pub(super) fn new(gateway: Arc<UserGateway>, summary: CallSummary) -> Self {
+        gateway.served.fetch_add(1, Ordering::Relaxed);
+        Self { summary, began: Instant::now(), aborted_for: None, gateway }
+    }
+
+    pub(super) fn elapsed_micros(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.summary.total_micros = self.elapsed_micros();
+        let summary = &self.summary;
+        let provider = summary.provider.map_or("none", |provider| provider.name());
+        let outcome = match summary.outcome {
+            Outcome::Served => "served",
+            Outcome::Aborted => "aborted",
+            Outcome::Refused => "refused",
+        };
+        counter!("keyhaven_user_gateway_calls_total", "provider" => provider, "outcome" => outcome).increment(1);
+        histogram!("keyhaven_user_gateway_first_byte_seconds", "provider" => provider)
+            .record(seconds(summary.first_byte_micros));
+        if let Some(reason) = self.aborted_for {
+            counter!("keyhaven_user_gateway_aborts_total", "reason" => reason.name()).increment(1);
+        }
+        info!(
+            call.id = %summary.call,
+            call.status = summary.status,
+            call.outcome = outcome,
+            call.provider = provider,
+            total_micros = summary.total_micros,
+            "call {} {outcome} with {} after {} ms", summary.call, summary.status, summary.total_micros / 1000
+        );
+        // Nobody may be watching, which is fine.
+        let _ = self.gateway.calls.send(summary.clone());
+    }
+}
+
+fn seconds(micros: u64) -> f64 {
+    Duration::from_micros(micros).as_secs_f64()
+}

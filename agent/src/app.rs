@@ -1,0 +1,109 @@
+//! The agent, put together: vault, offers, relay, link, status.
+//!
+//! Invariant: it dials and never listens; what its command line knows of it is a file.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::RwLock;
+use std::time::Duration;
+
+use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::tasks::Tasks;
+use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::frame;
+use tracing::warn;
+
+use crate::config::Config;
+use crate::link::LinkView;
+use crate::link::Linker;
+use crate::offers::Offers;
+use crate::provider::Egress;
+use crate::provider::VendorClient;
+use crate::relay::Relay;
+use crate::status::EgressKind;
+use crate::status::SCHEMA;
+use crate::status::Status;
+use crate::status::StatusFile;
+use crate::vault::Vault;
+use crate::vault::identity::Identity;
+
+/// How often `status.json` is written.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Serves the hub's calls until `tasks` drain.
+///
+/// # Errors
+/// A [`Failure`] inside: not joined, or the hub says that trying again is of no use.
+pub async fn run(config: Config, dir: PathBuf, vault: Vault, egress: Egress, tasks: Tasks) -> anyhow::Result<()> {
+    let identity = vault.identity().ok_or_else(|| Failure::new(ErrorCode::NotJoined, ""))?;
+    let vault = Arc::new(RwLock::new(vault));
+    let offers = Offers::new(&vault);
+    offers.follow(vault.clone(), VendorClient::new(&egress, config.calls.vendor_connect_timeout()), &tasks);
+    let relay = Relay::new(vault.clone(), &egress, config.calls.clone());
+    let view = LinkView::default();
+    let reporter = Reporter {
+        identity,
+        egress: egress.declared(),
+        offers: offers.clone(),
+        relay: relay.clone(),
+        view: view.clone(),
+        started_unix_ms: unix_ms_now(),
+        file: StatusFile::new(&dir),
+    };
+    tasks.spawn_until_stop("status", report(reporter, tasks.clone()));
+    let backoff = (config.link.backoff_first(), config.link.backoff_max());
+    let linker = Linker { vault, egress, relay, offers, view, backoff, tasks };
+    Ok(Arc::new(linker).run().await?)
+}
+
+struct Reporter {
+    identity: Identity,
+    egress: frame::Egress,
+    offers: Offers,
+    relay: Arc<Relay>,
+    view: LinkView,
+    started_unix_ms: u64,
+    file: StatusFile,
+}
+
+async fn report(reporter: Reporter, tasks: Tasks) {
+    let stopping = tasks.stopping();
+    let mut failed = false;
+    loop {
+        let written = reporter.file.write(&reporter.status());
+        if let (Err(error), false) = (&written, failed) {
+            warn!("status.json cannot be written: {error}");
+        }
+        failed = written.is_err();
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => break,
+            () = tokio::time::sleep(STATUS_INTERVAL) => {}
+        }
+    }
+    if let Err(error) = reporter.file.remove() {
+        warn!("status.json stays behind: {error}");
+    }
+}
+
+impl Reporter {
+    fn status(&self) -> Status {
+        Status {
+            schema: SCHEMA.to_owned(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_unix_ms: self.started_unix_ms,
+            written_unix_ms: unix_ms_now(),
+            agent: self.identity.agent,
+            hub_address: self.identity.hub_address.clone(),
+            link: self.view.status(),
+            egress: match self.egress {
+                frame::Egress::Official => EgressKind::Official,
+                frame::Egress::Loopback => EgressKind::Loopback,
+            },
+            offers: self.offers.status(),
+            calls: self.relay.totals(),
+        }
+    }
+}

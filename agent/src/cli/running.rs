@@ -1,0 +1,220 @@
+//! `run`, `up` and `status`: serving, and asking what the one that serves does.
+//!
+//! Invariant: one process per data directory, and it ends in order when asked.
+
+use std::time::Duration;
+
+use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::cli::table;
+use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::files::DirLock;
+use keyhaven_daemon::tasks::Tasks;
+use keyhaven_protocol::ErrorCode;
+use serde::Serialize;
+
+use crate::cli::Context;
+use crate::cli::enrol;
+use crate::cli::enrol::JoinArguments;
+use crate::cli::shown;
+use crate::cli::vault_access;
+use crate::provider::Egress;
+use crate::status::Status;
+use crate::status::StatusFile;
+use crate::vault::Vault;
+
+/// How long calls under way may take to end once the agent is told to stop.
+const DRAIN_GRACE: Duration = Duration::from_secs(30);
+/// How long the agent itself may take after that.
+const END_TIME_MAX: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(context: Context, egress: Egress) -> anyhow::Result<()> {
+    if !Vault::exists(&context.dir) {
+        return Err(enrol::not_joined(&context).into());
+    }
+    let lock = enrol::lock(&context)?;
+    let vault = vault_access::open(&context)?;
+    if vault.identity().is_none() {
+        return Err(enrol::not_joined(&context).into());
+    }
+    serve(context, vault, egress, lock).await
+}
+
+pub(crate) async fn up(context: Context, given: &JoinArguments, egress: Egress) -> anyhow::Result<()> {
+    let token = enrol::token(context.output, &given.token)?;
+    if token.is_none() && !Vault::exists(&context.dir) {
+        return Err(enrol::not_joined(&context).into());
+    }
+    let lock = enrol::lock(&context)?;
+    let mut vault = vault_access::open_or_create(&context, given.vault)?;
+    match (vault.identity(), token) {
+        (None, None) => return Err(enrol::not_joined(&context).into()),
+        (None, Some(token)) => {
+            let identity = enrol::join_with(&context, &mut vault, &token, &egress).await?;
+            context.output.note(&format!("joined {} as {}", identity.hub_address, identity.agent));
+        }
+        (Some(_), None) => {}
+        (Some(identity), Some(token)) if identity.agent == token.agent => {
+            context.output.note(&format!("the token was not needed: {} has joined already", identity.agent));
+        }
+        (Some(identity), Some(token)) => {
+            return Err(Failure::new(
+                ErrorCode::AlreadyJoined,
+                format!("it is {}, and the token is for {}", identity.agent, token.agent),
+            )
+            .at(shown(&context.dir))
+            .into());
+        }
+    }
+    serve(context, vault, egress, lock).await
+}
+
+/// Serves until asked to stop; asked again, it stops at once.
+async fn serve(context: Context, vault: Vault, egress: Egress, _lock: DirLock) -> anyhow::Result<()> {
+    let tasks = Tasks::new();
+    let serving = crate::app::run(context.config, context.dir, vault, egress, tasks.clone());
+    tokio::pin!(serving);
+    tokio::select! {
+        result = &mut serving => return result,
+        () = asked_to_stop(&tasks) => {}
+    }
+    match tokio::time::timeout(END_TIME_MAX, serving).await {
+        Ok(result) => result,
+        Err(_) => Ok(()),
+    }
+}
+
+async fn asked_to_stop(tasks: &Tasks) {
+    Tasks::signals().await;
+    tokio::select! {
+        () = tasks.shut_down(DRAIN_GRACE) => {}
+        () = Tasks::signals() => tasks.stopping().cancel(),
+    }
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    running: bool,
+    status: Option<&'a Status>,
+}
+
+pub(crate) fn status(context: &Context) -> anyhow::Result<()> {
+    let read = StatusFile::new(&context.dir)
+        .read()
+        .map_err(|error| Failure::new(ErrorCode::DataDirUnusable, error.to_string()).at(shown(&context.dir)))?;
+    let now = unix_ms_now();
+    let running = read.as_ref().is_some_and(|status| status.is_alive(now));
+    let answer = Shown { running, status: read.as_ref() };
+    context.output.emit("agent-status", &answer, || {
+        read.as_ref().filter(|_| running).map(|status| text(status, now)).unwrap_or_default()
+    })?;
+    if running {
+        return Ok(());
+    }
+    let detail = read.map_or_else(
+        || "it has not run in this data directory".to_owned(),
+        |status| format!("process {} wrote its last status {} ago", status.pid, ago(now, status.written_unix_ms)),
+    );
+    Err(Failure::new(ErrorCode::NotRunning, detail)
+        .at(shown(&context.dir))
+        .fix("start it with `keyhaven-agent run`")
+        .into())
+}
+
+fn text(status: &Status, now: u64) -> String {
+    let link = &status.link;
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = vec![
+        row("agent", status.agent.to_string()),
+        row("process", format!("{}, version {}", status.pid, status.version)),
+        row("hub", status.hub_address.clone()),
+        row("link", format!("{} for {}", name_of(&link.state), ago(now, link.since_unix_ms))),
+    ];
+    if let Some(code) = &link.last_error {
+        rows.push(row("last error", format!("{code} (`explain {code}`)")));
+    }
+    if let Some(rtt_us) = link.rtt_us {
+        rows.push(row("round trip", format!("{}.{:03} ms", rtt_us / 1000, rtt_us % 1000)));
+    }
+    rows.push(row("egress", name_of(&status.egress)));
+    rows.push(row(
+        "calls",
+        format!(
+            "{} under way, {} opened, {} served, {} aborted, {} refused",
+            link.streams, status.calls.opened, status.calls.served, status.calls.aborted, status.calls.refused
+        ),
+    ));
+    let offers = status
+        .offers
+        .iter()
+        .map(|offer| {
+            vec![
+                offer.key.to_string(),
+                offer.provider.to_string(),
+                offer.resource.clone().unwrap_or_default(),
+                offer.models.to_string(),
+                name_of(&offer.state),
+            ]
+        })
+        .collect();
+    format!(
+        "{}\n\n{}",
+        table(&["", ""], rows).trim_start(),
+        table(&["key", "vendor", "resource", "models", "state"], offers)
+    )
+}
+
+/// The name a value of a closed set has in JSON.
+fn name_of<T: Serialize>(value: &T) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn ago(now_unix_ms: u64, then_unix_ms: u64) -> String {
+    let seconds = now_unix_ms.saturating_sub(then_unix_ms) / 1000;
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyhaven_protocol::id::AgentId;
+
+    use super::*;
+    use crate::status::CallTotals;
+    use crate::status::EgressKind;
+    use crate::status::LinkState;
+    use crate::status::LinkStatus;
+    use crate::status::SCHEMA;
+
+    #[test]
+    fn a_status_reads_as_a_table_with_the_code_to_look_up() {
+        let status = Status {
+            schema: SCHEMA.to_owned(),
+            pid: 7,
+            version: "0.1.0".to_owned(),
+            started_unix_ms: 0,
+            written_unix_ms: 0,
+            agent: AgentId([1; 16]),
+            hub_address: "hub.example:9010".to_owned(),
+            link: LinkStatus {
+                state: LinkState::Connecting,
+                since_unix_ms: 0,
+                last_error: Some("KH-E1001".to_owned()),
+                rtt_us: Some(1_042),
+                streams: 0,
+            },
+            egress: EgressKind::Official,
+            offers: Vec::new(),
+            calls: CallTotals::default(),
+        };
+
+        let text = text(&status, 180_000);
+
+        assert!(text.contains("connecting for 3 min"), "{text}");
+        assert!(text.contains("explain KH-E1001"), "{text}");
+        assert!(text.contains("1.042 ms"), "{text}");
+    }
+}

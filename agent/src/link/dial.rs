@@ -1,0 +1,186 @@
+//! From an address to a welcomed link: TCP, TLS with a pinned key, WebSocket, the proof.
+//!
+//! Invariant: nothing is said to a server whose key is not pinned, and the proof is worth
+//! something on this very connection only.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use ed25519_dalek::SigningKey;
+use futures_util::SinkExt;
+use futures_util::StreamExt;
+use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::link::websocket_config;
+use keyhaven_daemon::tls;
+use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::frame::Challenge;
+use keyhaven_protocol::frame::Egress;
+use keyhaven_protocol::frame::Enrolment;
+use keyhaven_protocol::frame::Frame;
+use keyhaven_protocol::frame::FrameKind;
+use keyhaven_protocol::frame::LedgerHead;
+use keyhaven_protocol::frame::Refuse;
+use keyhaven_protocol::frame::Welcome;
+use keyhaven_protocol::frame::from_json;
+use keyhaven_protocol::frame::next_frame;
+use keyhaven_protocol::frame::put_frame;
+use keyhaven_protocol::frame::to_json;
+use keyhaven_protocol::handshake;
+use keyhaven_protocol::handshake::TUNNEL_PATH;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::vault::identity::Identity;
+
+/// From the first packet to WELCOME.
+const DIAL_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// What certificates and HTTP call the hub; only its key matters.
+const HUB_NAME: &str = "keyhaven.invalid";
+
+/// A link that was welcomed.
+pub struct Dialled {
+    /// The WebSocket, nothing on it but the handshake.
+    pub socket: WebSocketStream<TlsStream<TcpStream>>,
+    /// What the hub said.
+    pub welcome: Welcome,
+}
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No connection, or it broke before WELCOME.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The server's key is not pinned.
+    #[error("the server at {0} has another key")]
+    Pin(String),
+    /// The hub refused, with a code of the shared table where it knows one.
+    #[error("{message}")]
+    Refused {
+        /// Why.
+        code: ErrorCode,
+        /// In the hub's words.
+        message: String,
+    },
+    /// The hub is not one this agent can talk to.
+    #[error(transparent)]
+    Handshake(#[from] handshake::HandshakeError),
+    /// The hub does not follow the protocol.
+    #[error("{0}")]
+    Protocol(String),
+}
+
+impl LinkError {
+    /// The code for status, logs and exit.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Unreachable(_) => ErrorCode::HubUnreachable,
+            Self::Pin(_) => ErrorCode::PinMismatch,
+            Self::Refused { code, .. } => *code,
+            Self::Handshake(error) => error.code(),
+            Self::Protocol(_) => ErrorCode::LinkProtocol,
+        }
+    }
+
+    /// Whether trying again could ever help without somebody doing something.
+    pub const fn is_final(&self) -> bool {
+        matches!(
+            self.code(),
+            ErrorCode::AgentRevoked | ErrorCode::TokenUsed | ErrorCode::TokenExpired | ErrorCode::TokenUnknown
+        )
+    }
+}
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+/// Dials the hub and proves who this agent is.
+///
+/// # Errors
+/// [`LinkError`], by whose fault it is.
+pub async fn dial(
+    identity: &Identity,
+    key: &SigningKey,
+    egress: Egress,
+    enrolment: Option<Enrolment>,
+) -> Result<Dialled, LinkError> {
+    let late = |_| LinkError::Unreachable(format!("{} did not answer in time", identity.hub_address));
+    tokio::time::timeout(DIAL_TIME_MAX, shake_hands(identity, key, egress, enrolment)).await.map_err(late)?
+}
+
+async fn shake_hands(
+    identity: &Identity,
+    key: &SigningKey,
+    egress: Egress,
+    enrolment: Option<Enrolment>,
+) -> Result<Dialled, LinkError> {
+    let stream = connect(identity).await?;
+    let protocol = |error: &dyn std::fmt::Display| LinkError::Protocol(error.to_string());
+    let binding = tls::channel_binding(stream.get_ref().1).map_err(|error| protocol(&error))?;
+    let url = format!("wss://{HUB_NAME}{TUNNEL_PATH}");
+    let upgraded = tokio_tungstenite::client_async_with_config(url, stream, Some(websocket_config())).await;
+    let (mut socket, _) = upgraded.map_err(|error| protocol(&error))?;
+
+    let challenge = receive(&mut socket).await?;
+    let challenge: Challenge = expect(challenge, FrameKind::Challenge)?;
+    let mine = handshake::Identity {
+        agent: identity.agent,
+        fleet: identity.fleet,
+        key,
+        egress,
+        ledger: LedgerHead::EMPTY,
+        enrolment,
+    };
+    let auth = handshake::answer(&challenge, &binding, mine, env!("CARGO_PKG_VERSION"))?;
+    let mut out = BytesMut::new();
+    put_frame(&mut out, FrameKind::Auth, 0, &to_json(&auth));
+    socket.send(Message::Binary(out.freeze())).await.map_err(|error| protocol(&error))?;
+
+    let welcome = receive(&mut socket).await?;
+    let welcome = expect(welcome, FrameKind::Welcome)?;
+    Ok(Dialled { socket, welcome })
+}
+
+async fn connect(identity: &Identity) -> Result<TlsStream<TcpStream>, LinkError> {
+    let address = &identity.hub_address;
+    let unreachable = |error: std::io::Error| LinkError::Unreachable(format!("{address}: {error}"));
+    let stream = TcpStream::connect(address.as_str()).await.map_err(unreachable)?;
+    stream.set_nodelay(true).map_err(unreachable)?;
+    let config = tls::tunnel_client(identity.pins.clone()).map_err(|error| LinkError::Protocol(error.to_string()))?;
+    let name = ServerName::try_from(HUB_NAME).map_err(|error| LinkError::Protocol(error.to_string()))?;
+    TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
+        if error.to_string().contains(tls::PIN_MISMATCH) { LinkError::Pin(address.clone()) } else { unreachable(error) }
+    })
+}
+
+async fn receive(socket: &mut WebSocketStream<TlsStream<TcpStream>>) -> Result<Frame, LinkError> {
+    let protocol = |what: String| LinkError::Protocol(what);
+    let message =
+        socket.next().await.ok_or_else(|| LinkError::Unreachable("the hub closed the connection".to_owned()))?;
+    let message = message.map_err(|error| LinkError::Unreachable(error.to_string()))?;
+    let Message::Binary(mut batch) = message else {
+        return Err(protocol("the hub sent no binary message".to_owned()));
+    };
+    let frame = next_frame(&mut batch).map_err(|error| protocol(error.to_string()))?;
+    let frame = frame.ok_or_else(|| protocol("the hub sent an empty message".to_owned()))?;
+    if frame.kind == FrameKind::Refuse.number() {
+        let refuse: Refuse = from_json(&frame.payload).map_err(|error| protocol(error.to_string()))?;
+        let code = refuse.code.parse().unwrap_or(ErrorCode::HandshakeRefused);
+        return Err(LinkError::Refused { code, message: refuse.message.chars().take(200).collect() });
+    }
+    Ok(frame)
+}
+
+fn expect<T: serde::de::DeserializeOwned>(frame: Frame, kind: FrameKind) -> Result<T, LinkError> {
+    let fits = frame.kind == kind.number() && frame.payload.len() <= kind.payload_bytes_max();
+    let read = Some(frame).filter(|_| fits).and_then(|frame| from_json(&frame.payload).ok());
+    read.ok_or_else(|| LinkError::Protocol(format!("the hub sent no {kind:?}")))
+}

@@ -1,0 +1,285 @@
+//! Keeps a link up: dials with backoff, serves its streams, dials again; on DRAIN it dials
+//! the replacement while the old link finishes.
+//!
+//! Invariant: the task of a link ends with the link, and every stream it opened is served
+//! or refused.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::link;
+use keyhaven_daemon::link::LinkEnd;
+use keyhaven_daemon::link::LinkEvents;
+use keyhaven_daemon::link::LinkHandle;
+use keyhaven_daemon::link::LinkStream;
+use keyhaven_daemon::tasks::Tasks;
+use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::frame::Drain;
+use keyhaven_protocol::frame::Frame;
+use keyhaven_protocol::frame::FrameKind;
+use keyhaven_protocol::frame::Withdraw;
+use keyhaven_protocol::frame::to_json;
+use keyhaven_protocol::link::Limits;
+use keyhaven_protocol::link::LinkFault;
+use keyhaven_protocol::link::Side;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::info;
+use tracing::warn;
+
+use super::backoff::Backoff;
+use super::dial::Dialled;
+use super::dial::LinkError;
+use super::dial::dial;
+use crate::offers::Offers;
+use crate::provider::Egress;
+use crate::relay::Relay;
+use crate::relay::SharedVault;
+use crate::status::LinkState;
+use crate::status::LinkStatus;
+
+/// A link that lived so long was good.
+const GOOD_AFTER: Duration = Duration::from_secs(5);
+
+/// What a link of this agent may take to finish its calls when the agent stops.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Everything that keeps the link up.
+pub struct Linker {
+    /// Who this agent is, and its keys.
+    pub vault: SharedVault,
+    /// What it can reach.
+    pub egress: Egress,
+    /// What serves its calls.
+    pub relay: Arc<Relay>,
+    /// What it offers.
+    pub offers: Offers,
+    /// How it looks from outside.
+    pub view: LinkView,
+    /// The waits between attempts: first and most.
+    pub backoff: (Duration, Duration),
+    /// Where its tasks live.
+    pub tasks: Tasks,
+}
+
+/// The link as `status.json` shows it. Clones share it.
+#[derive(Clone)]
+pub struct LinkView {
+    shared: Arc<Mutex<View>>,
+}
+
+struct View {
+    state: LinkState,
+    since_unix_ms: u64,
+    last_error: Option<ErrorCode>,
+    handle: Option<LinkHandle>,
+}
+
+impl Default for LinkView {
+    fn default() -> Self {
+        let view = View { state: LinkState::Connecting, since_unix_ms: unix_ms_now(), last_error: None, handle: None };
+        Self { shared: Arc::new(Mutex::new(view)) }
+    }
+}
+
+impl LinkView {
+    /// The link's state now.
+    pub fn status(&self) -> LinkStatus {
+        let view = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let stats = view.handle.as_ref().map(LinkHandle::stats);
+        LinkStatus {
+            state: view.state,
+            since_unix_ms: view.since_unix_ms,
+            last_error: view.last_error.map(|code| code.to_string()),
+            rtt_us: stats.and_then(|stats| stats.rtt_micros),
+            streams: stats.map_or(0, |stats| u32::try_from(stats.streams).unwrap_or(u32::MAX)),
+        }
+    }
+
+    fn set(&self, state: LinkState, error: Option<ErrorCode>, handle: Option<LinkHandle>) {
+        let mut view = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if view.state != state {
+            view.since_unix_ms = unix_ms_now();
+        }
+        view.state = state;
+        view.last_error = error.or(view.last_error);
+        view.handle = handle;
+    }
+}
+
+/// What the task of a link tells the one that dials.
+enum News {
+    Drains,
+    Ended(LinkEnd, Duration),
+}
+
+impl Linker {
+    /// Keeps a link up until the agent drains.
+    ///
+    /// # Errors
+    /// When the hub says that trying again is of no use.
+    pub async fn run(self: Arc<Self>) -> Result<(), Failure> {
+        let draining = self.tasks.draining();
+        let mut backoff = Backoff::new(self.backoff.0, self.backoff.1);
+        loop {
+            let dialled = tokio::select! {
+                biased;
+                () = draining.cancelled() => return Ok(()),
+                dialled = self.dial() => dialled,
+            };
+            match dialled {
+                Ok(dialled) => {
+                    let Some(news) = self.live(dialled).await else { return Ok(()) };
+                    match news {
+                        News::Drains => {
+                            backoff.reset();
+                            continue;
+                        }
+                        News::Ended(end, lived) => {
+                            self.say_ended(&end)?;
+                            if lived >= GOOD_AFTER {
+                                backoff.reset();
+                            }
+                        }
+                    }
+                }
+                Err(error) if error.is_final() => return Err(error.into()),
+                Err(error) => {
+                    warn!(error.code = %error.code(), "no link to the hub: {error}");
+                    self.view.set(LinkState::Connecting, Some(error.code()), None);
+                }
+            }
+            let wait = backoff.next(random());
+            tokio::select! {
+                biased;
+                () = draining.cancelled() => return Ok(()),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn dial(&self) -> Result<Dialled, LinkError> {
+        let (identity, key) = {
+            let vault = crate::relay::read(&self.vault);
+            let identity =
+                vault.identity().ok_or_else(|| LinkError::Protocol("the vault holds no identity".to_owned()))?;
+            let key = vault.signing_key().map_err(|error| LinkError::Protocol(error.to_string()))?;
+            (identity, key)
+        };
+        dial(&identity, &key, self.egress.declared(), None).await
+    }
+
+    /// Serves a link in a task of its own; returns when a replacement is wanted, or with
+    /// none when the agent drains and the link is done.
+    async fn live(self: &Arc<Self>, dialled: Dialled) -> Option<News> {
+        let limits = Limits::default();
+        let handle = LinkHandle::new(Side::Agent, limits);
+        let (sender, mut news) = mpsc::channel(4);
+        info!(link.id = dialled.welcome.link, "linked to the hub");
+        self.view.set(LinkState::Linked, None, Some(handle.clone()));
+        self.tasks.spawn("link", serve(self.clone(), dialled, handle.clone(), sender));
+        let draining = self.tasks.draining();
+        tokio::select! {
+            biased;
+            () = draining.cancelled() => {
+                self.view.set(LinkState::Draining, None, Some(handle));
+                None
+            }
+            news = news.recv() => {
+                let news = news.unwrap_or(News::Ended(LinkEnd::Closed, Duration::ZERO));
+                let handle = matches!(news, News::Drains).then_some(handle);
+                self.view.set(LinkState::Connecting, None, handle);
+                Some(news)
+            }
+        }
+    }
+
+    fn say_ended(&self, end: &LinkEnd) -> Result<(), Failure> {
+        let code = match end {
+            LinkEnd::Refused(refuse) => refuse.code.parse().unwrap_or(ErrorCode::HandshakeRefused),
+            LinkEnd::Fault(_) | LinkEnd::Truncated => ErrorCode::LinkProtocol,
+            LinkEnd::Closed | LinkEnd::ClosedByPeer | LinkEnd::Silent(_) | LinkEnd::Socket(_) => {
+                ErrorCode::HubUnreachable
+            }
+        };
+        warn!(error.code = %code, "the link ended: {end}");
+        if code == ErrorCode::AgentRevoked {
+            return Err(Failure::new(code, ""));
+        }
+        self.view.set(LinkState::Connecting, Some(code), None);
+        Ok(())
+    }
+}
+
+/// The task of one link.
+async fn serve(linker: Arc<Linker>, dialled: Dialled, handle: LinkHandle, news: mpsc::Sender<News>) {
+    let began = Instant::now();
+    let events = Events { linker: linker.clone(), news: news.clone() };
+    let keep_offers = offer(&linker.offers, &handle);
+    let obey = async {
+        linker.tasks.draining().cancelled().await;
+        handle.drain(&Drain { deadline_ms: u64::try_from(DRAIN_TIME_MAX.as_millis()).unwrap_or(u64::MAX) });
+        linker.tasks.stopping().cancelled().await;
+        handle.close();
+    };
+    let others = async { tokio::join!(keep_offers, obey) };
+    let end = tokio::select! {
+        end = link::run(dialled.socket, &handle, events) => end,
+        _ = others => LinkEnd::Closed,
+    };
+    // Nobody listens any more when this link was replaced or the agent drains.
+    let _ = news.send(News::Ended(end, began.elapsed())).await;
+}
+
+/// Sends what is offered, now and whenever it changes.
+async fn offer(offers: &Offers, handle: &LinkHandle) {
+    let mut changed = offers.changed();
+    let mut offered = Vec::new();
+    loop {
+        let frames = offers.frames();
+        for gone in offered.iter().filter(|key| !frames.iter().any(|(now, _)| now == *key)) {
+            handle.send_control(FrameKind::Withdraw, &to_json(&Withdraw { vendor_key: *gone }));
+        }
+        for (_, payload) in &frames {
+            handle.send_control(FrameKind::Offer, payload);
+        }
+        offered = frames.into_iter().map(|(key, _)| key).collect();
+        if changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+struct Events {
+    linker: Arc<Linker>,
+    news: mpsc::Sender<News>,
+}
+
+impl LinkEvents for Events {
+    fn opened(&mut self, stream: LinkStream, open: Bytes) {
+        let relay = self.linker.relay.clone();
+        self.linker.tasks.spawn("call", relay.serve(stream, open));
+    }
+
+    fn control(&mut self, _frame: &Frame) -> Result<(), LinkFault> {
+        Ok(())
+    }
+
+    fn peer_drains(&mut self, _drain: &Drain) {
+        info!("the hub drains this link; dialling a new one");
+        // Full means that the one who dials already knows.
+        let _ = self.news.try_send(News::Drains);
+    }
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Without random bytes the wait is the shortest, which is safe, only less polite.
+    let _ = getrandom::fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}

@@ -1,0 +1,15 @@
+//! The vendors as the agent meets them: the hosts it may reach, the connection, the
+//! models a key lists.
+//!
+//! Invariant: nothing that is read at run time can add a host.
+
+mod connector;
+mod egress;
+mod models;
+
+pub use connector::VendorClient;
+pub use egress::Egress;
+pub use egress::EgressError;
+pub use models::ListError;
+pub use models::list_models;
+pub use models::test_key;

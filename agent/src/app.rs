@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::RwLock;
 use std::time::Duration;
 
 use keyhaven_daemon::cli::Failure;
@@ -27,6 +26,7 @@ use crate::status::Status;
 use crate::status::StatusFile;
 use crate::vault::Vault;
 use crate::vault::identity::Identity;
+use crate::vault::shared::SharedVault;
 
 /// How often `status.json` is written.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// A [`Failure`] inside: not joined, or the hub says that trying again is of no use.
 pub async fn run(config: Config, dir: PathBuf, vault: Vault, egress: Egress, tasks: Tasks) -> anyhow::Result<()> {
     let identity = vault.identity().ok_or_else(|| Failure::new(ErrorCode::NotJoined, ""))?;
-    let vault = Arc::new(RwLock::new(vault));
+    let vault = SharedVault::new(vault);
     let offers = Offers::new(&vault);
     offers.follow(vault.clone(), VendorClient::new(&egress, config.calls.vendor_connect_timeout()), &tasks);
     let relay = Relay::new(vault.clone(), &egress, config.calls.clone());

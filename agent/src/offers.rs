@@ -26,11 +26,10 @@ use tracing::warn;
 use crate::provider::ListError;
 use crate::provider::VendorClient;
 use crate::provider::list_models;
-use crate::relay::SharedVault;
-use crate::relay::read;
 use crate::status::KeyState;
 use crate::status::OfferStatus;
 use crate::vault::key::KeyInfo;
+use crate::vault::shared::SharedVault;
 
 /// How often the vault's file is looked at.
 const VAULT_POLL: Duration = Duration::from_secs(1);
@@ -64,7 +63,7 @@ impl Offers {
     pub fn new(vault: &SharedVault) -> Self {
         let shared = Shared { keys: Mutex::default(), changed: watch::Sender::new(0) };
         let offers = Self { shared: Arc::new(shared) };
-        offers.take_over(read(vault).keys());
+        offers.take_over(vault.read().keys());
         offers
     }
 
@@ -178,7 +177,7 @@ async fn follow(
 ) {
     loop {
         for info in offers.due() {
-            let secret = read(&vault).open_key(info.id, &info.host);
+            let secret = vault.read().open_key(info.id, &info.host);
             let answer = match secret {
                 Ok(secret) => list_models(&client, &info, &secret).await,
                 Err(error) => Err(ListError::Vault(error)),
@@ -190,9 +189,9 @@ async fn follow(
             () = stop.cancelled() => return,
             () = tokio::time::sleep(VAULT_POLL) => {}
         }
-        let reloaded = vault.write().unwrap_or_else(PoisonError::into_inner).reload_if_changed();
+        let reloaded = vault.reload_if_changed();
         match reloaded {
-            Ok(true) => offers.take_over(read(&vault).keys()),
+            Ok(true) => offers.take_over(vault.read().keys()),
             Ok(false) => {}
             Err(error) => warn!("the vault's new file is not taken over: {error}"),
         }

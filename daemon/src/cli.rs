@@ -25,9 +25,10 @@ pub struct Failure {
 
 impl Failure {
     /// A failure of this kind. `detail` says what is particular to this one and
-    /// may be empty; it must not hold secrets.
+    /// may be empty; it must not hold secrets. What only repeats the code's cause is left out.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), place: None, fix: None }
+        let detail = Some(detail.into()).filter(|detail| detail != code.cause()).unwrap_or_default();
+        Self { code, detail, place: None, fix: None }
     }
 
     /// Says where: a file with line and column, an address, a variable.

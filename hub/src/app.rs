@@ -22,11 +22,14 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tracing::info;
+use tracing::warn;
 
 use crate::agent_gateway::AgentGateway;
 use crate::agent_gateway::Roster;
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::listening::Listening;
+use crate::listening::file_path;
 use crate::registry::Registry;
 use crate::user_gateway::CallSummary;
 use crate::user_gateway::ConsumerTls;
@@ -56,7 +59,7 @@ impl Hub {
     ///
     /// # Errors
     /// What stands in the way, as a [`Failure`] inside.
-    pub async fn start(config: Config, tasks: &Tasks, metrics: PrometheusHandle) -> anyhow::Result<Self> {
+    pub async fn start(mut config: Config, tasks: &Tasks, metrics: PrometheusHandle) -> anyhow::Result<Self> {
         config.check()?;
         let dir = config.data_dir();
         let lock = DirLock::acquire(&dir).map_err(|error| lock_failure(&dir, &error))?;
@@ -75,6 +78,11 @@ impl Hub {
             calls: broadcast::Sender::new(CALLS_WATCHED_MAX),
             _lock: lock,
         };
+        let listening = Listening::here(hub.consumer, hub.tunnel, hub.admin);
+        listening.write(&dir).map_err(|error| {
+            Failure::new(ErrorCode::DataDirUnusable, error.to_string()).at(file_path(&dir).display().to_string())
+        })?;
+        listening.fill_in(&mut config);
         let roster = hub.roster.clone();
         let agents =
             AgentGateway::new(config.clone(), hub.registry.clone(), directory.clone(), roster.clone(), tasks.clone());
@@ -84,11 +92,7 @@ impl Hub {
         let about = About {
             started_unix_ms: unix_ms_now(),
             fleet: hub.registry.keys.fleet().to_string(),
-            consumer: if config.consumer.listen.port() == 0 {
-                format!("http://{}", hub.consumer)
-            } else {
-                config.consumer_url()
-            },
+            consumer: config.consumer_url(),
             tunnel: hub.tunnel,
             roster: roster.clone(),
             users,
@@ -117,6 +121,7 @@ impl Hub {
 /// What stands in the way of starting, as a [`Failure`] inside.
 pub async fn serve(config: Config, tasks: Tasks, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let grace = config.calls.drain_grace();
+    let dir = config.data_dir();
     let hub = Hub::start(config, &tasks, metrics).await?;
     Tasks::signals().await;
     info!("draining: calls under way may finish within {} s", grace.as_secs());
@@ -129,6 +134,9 @@ pub async fn serve(config: Config, tasks: Tasks, metrics: PrometheusHandle) -> a
         }
     }
     hub.registry.store.close().await;
+    if let Err(error) = Listening::remove(&dir) {
+        warn!("{} stays behind: {error}", file_path(&dir).display());
+    }
     Ok(())
 }
 

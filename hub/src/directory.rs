@@ -90,7 +90,7 @@ impl Directory {
         });
         let directory = Self { shared };
         let follower = directory.clone();
-        tasks.spawn("directory", follower.follow(store, tasks.stopping()));
+        tasks.spawn_until_stop("directory", follower.follow(store, tasks.stopping()));
         Ok(directory)
     }
 

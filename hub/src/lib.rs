@@ -11,6 +11,7 @@ pub mod config;
 pub mod directory;
 pub mod dispatch;
 pub mod keys;
+pub mod listening;
 pub mod registry;
 pub mod store;
 pub mod user_gateway;

@@ -39,9 +39,9 @@ use super::dial::dial;
 use crate::offers::Offers;
 use crate::provider::Egress;
 use crate::relay::Relay;
-use crate::relay::SharedVault;
 use crate::status::LinkState;
 use crate::status::LinkStatus;
+use crate::vault::shared::SharedVault;
 
 /// A link that lived so long was good.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
@@ -107,7 +107,10 @@ impl LinkView {
             view.since_unix_ms = unix_ms_now();
         }
         view.state = state;
-        view.last_error = error.or(view.last_error);
+        view.last_error = match state {
+            LinkState::Linked => None,
+            LinkState::Connecting | LinkState::Draining => error.or(view.last_error),
+        };
         view.handle = handle;
     }
 }
@@ -165,7 +168,7 @@ impl Linker {
 
     async fn dial(&self) -> Result<Dialled, LinkError> {
         let (identity, key) = {
-            let vault = crate::relay::read(&self.vault);
+            let vault = self.vault.read();
             let identity =
                 vault.identity().ok_or_else(|| LinkError::Protocol("the vault holds no identity".to_owned()))?;
             let key = vault.signing_key().map_err(|error| LinkError::Protocol(error.to_string()))?;

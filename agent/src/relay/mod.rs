@@ -9,9 +9,6 @@ mod request;
 mod respond;
 
 use std::sync::Arc;
-use std::sync::PoisonError;
-use std::sync::RwLock;
-use std::sync::RwLockReadGuard;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
@@ -28,18 +25,10 @@ use crate::config::Calls;
 use crate::provider::Egress;
 use crate::provider::VendorClient;
 use crate::status::CallTotals;
-use crate::vault::Vault;
+use crate::vault::shared::SharedVault;
 
 pub use body::CallBody;
 pub use body::RequestBroke;
-
-/// A vault that the relay reads while `key add` beside it may change the file.
-pub type SharedVault = Arc<RwLock<Vault>>;
-
-/// Reads a shared vault.
-pub fn read(vault: &SharedVault) -> RwLockReadGuard<'_, Vault> {
-    vault.read().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Serves calls. One per agent, shared by all its links.
 pub struct Relay {
@@ -95,7 +84,7 @@ impl Relay {
         let Ok(_place) = self.room.clone().try_acquire_owned() else {
             return End::Refused(Abort::new(AbortReason::Busy));
         };
-        let (request, progress) = match request::build(&read(&self.vault), stream, open) {
+        let (request, progress) = match request::build(&self.vault.read(), stream, open) {
             Ok(built) => built,
             Err(abort) => return End::Refused(abort),
         };

@@ -9,6 +9,7 @@ pub mod host;
 pub mod identity;
 pub mod key;
 mod seal;
+pub mod shared;
 pub mod unlock;
 
 #[cfg(test)]

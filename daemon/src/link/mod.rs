@@ -12,7 +12,6 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::task::Waker;
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -30,6 +29,7 @@ use keyhaven_protocol::link::Link;
 use keyhaven_protocol::link::Micros;
 use keyhaven_protocol::link::OpenRefused;
 use keyhaven_protocol::link::Side;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 pub use pump::LinkEnd;
@@ -200,3 +200,6 @@ impl Shared {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,7 +109,6 @@ async fn upgrade(gateway: &AgentGateway, stream: TcpStream) -> Result<(Socket, C
     });
     hyper::server::conn::http1::Builder::new()
         .max_buf_size(UPGRADE_HEAD_BYTES_MAX)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await?;
@@ -130,6 +129,7 @@ fn answer_upgrade(
     let Some((accept, sender)) = accepted else {
         let mut response = Response::new(Empty::new());
         *response.status_mut() = StatusCode::NOT_FOUND;
+        response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         return response;
     };
     // The receiver waits in `upgrade`; it is gone only if the whole handshake was given up.

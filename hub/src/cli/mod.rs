@@ -32,6 +32,8 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::config::ENV_PREFIX;
+use crate::listening::Listening;
+use crate::listening::file_path;
 use crate::registry::Registry;
 
 /// Runs and looks after a Keyhaven hub.
@@ -114,15 +116,15 @@ impl Cli {
             Command::Serve => serve::serve(global.load()?.config),
             Command::Init(args) => init::init(output, &global.load()?.config, &args),
             Command::Agent(command) => {
-                let config = global.load()?.config;
+                let config = global.load_beside_hub()?;
                 block_on(agent::run(output, &config, command))
             }
             Command::Key(command) => {
-                let config = global.load()?.config;
+                let config = global.load_beside_hub()?;
                 block_on(key::run(output, &config, command))
             }
-            Command::Status => block_on(status::run(output, &global.load()?.config)),
-            Command::Doctor => block_on(doctor::run(output, &global.load()?.config)),
+            Command::Status => block_on(status::run(output, &global.load_beside_hub()?)),
+            Command::Doctor => block_on(doctor::run(output, &global.load_beside_hub()?)),
             Command::Config(command) => config::run(output, &global, command),
             Command::Explain { code } => keyhaven_daemon::cli::explain(output, code.as_deref()),
             Command::Completions { shell } => Ok(keyhaven_daemon::cli::completions::<Self>(shell)?),
@@ -148,6 +150,19 @@ impl Global {
         })?;
         loaded.config.check()?;
         Ok(loaded)
+    }
+
+    /// The configuration with the ports that the running hub got in the place of every port 0.
+    fn load_beside_hub(&self) -> anyhow::Result<Config> {
+        let mut config = self.load()?.config;
+        let dir = config.data_dir();
+        let listening = Listening::read(&dir).map_err(|error| {
+            Failure::new(ErrorCode::DataDirUnusable, error.to_string()).at(file_path(&dir).display().to_string())
+        })?;
+        if let Some(listening) = listening {
+            listening.fill_in(&mut config);
+        }
+        Ok(config)
     }
 }
 

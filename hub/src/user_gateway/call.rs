@@ -41,6 +41,7 @@ use super::CallSummary;
 use super::Outcome;
 use super::UserGateway;
 use super::body::AnswerBody;
+use super::flushed::Flushed;
 use super::models;
 use super::refusal::Refusal;
 use super::request::HeldShare;
@@ -68,12 +69,12 @@ struct Held {
 
 impl UserGateway {
     /// The answer to any request; it is always one.
-    pub(super) async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<AnswerBody> {
+    pub(super) async fn answer(self: &Arc<Self>, request: Request<Incoming>, flushed: Flushed) -> Response<AnswerBody> {
         let call = CallId(Uuid::now_v7().into_bytes());
         let mut record = Record::new(self.clone(), summary(call, &request));
         let mut response = match self.serve_call(call, request, &mut record).await {
             Ok(Answer::Ours(body)) => ours(body, record),
-            Ok(Answer::Relayed(head, stream, upload)) => self.relay(head, stream, upload, record),
+            Ok(Answer::Relayed(head, stream, upload)) => self.relay(head, Relayed::new(stream, upload, flushed, self.idle(), record)),
             Err(refusal) => {
                 let response = refusal.into_response(call);
                 record.summary.status = response.status().as_u16();
@@ -235,21 +236,17 @@ impl UserGateway {
         Ok(Answer::Relayed(head, stream, upload))
     }
 
-    fn relay(
-        &self,
-        head: ResponseHead,
-        stream: LinkStream,
-        upload: Option<Box<Upload>>,
-        mut record: Record,
-    ) -> Response<AnswerBody> {
-        record.summary.status = head.status.as_u16();
-        record.summary.first_byte_micros = record.elapsed_micros();
-        record.summary.outcome = Outcome::Aborted;
-        let idle = self.config.calls.vendor_idle_timeout() + AGENT_HEAD_START;
-        let mut response = Response::new(AnswerBody::Relayed(Box::new(Relayed::new(stream, upload, idle, record))));
+    fn relay(&self, head: ResponseHead, mut relayed: Relayed) -> Response<AnswerBody> {
+        relayed.begin(head.status);
+        let mut response = Response::new(AnswerBody::Relayed(Box::new(relayed)));
         *response.status_mut() = head.status;
         *response.headers_mut() = response_to_consumer(&head.headers);
         response
+    }
+
+    /// How long a response may be silent.
+    fn idle(&self) -> Duration {
+        self.config.calls.vendor_idle_timeout() + AGENT_HEAD_START
     }
 }
 

@@ -24,6 +24,8 @@ use tracing::debug;
 use tracing::warn;
 
 use super::UserGateway;
+use super::flushed::FlushTelling;
+use super::flushed::Flushed;
 
 /// Heads beyond the configured bound get an answer of ours up to this size; beyond it
 /// hyper answers 431 by itself and closes.
@@ -125,16 +127,18 @@ where
     let draining = gateway.tasks.draining();
     let stopping = gateway.tasks.stopping();
     let idle = gateway.config.consumer.request_idle_timeout();
+    let flushed = Flushed::default();
+    let io = FlushTelling::new(TokioIo::new(stream), flushed.clone());
     let service = service_fn(move |request| {
-        let gateway = gateway.clone();
-        async move { Ok::<_, Infallible>(gateway.answer(request).await) }
+        let (gateway, flushed) = (gateway.clone(), flushed.clone());
+        async move { Ok::<_, Infallible>(gateway.answer(request, flushed).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
         .max_buf_size(HEAD_BYTES_HARD_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -5,6 +5,7 @@
 
 mod body;
 mod call;
+mod flushed;
 mod listen;
 mod models;
 mod refusal;

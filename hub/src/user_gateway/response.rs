@@ -11,6 +11,7 @@ use std::task::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::Frame;
 use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::frame::Abort;
@@ -26,6 +27,7 @@ use tracing::info;
 use super::CallSummary;
 use super::Outcome;
 use super::UserGateway;
+use super::flushed::Flushed;
 use super::request::Upload;
 
 /// The response broke off; the consumer's connection is cut so that it shows.
@@ -37,45 +39,84 @@ pub(super) struct Truncated(pub(super) AbortReason);
 pub(super) struct Relayed {
     stream: LinkStream,
     upload: Option<Box<Upload>>,
+    flushed: Flushed,
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     record: Record,
-    over: bool,
+    phase: Phase,
+}
+
+/// How far the response is.
+enum Phase {
+    Flowing,
+    /// It broke off; what came before has to leave first. Flushes there were at the break.
+    Breaking(AbortReason, u64),
+    Over,
 }
 
 impl Relayed {
-    pub(super) fn new(stream: LinkStream, upload: Option<Box<Upload>>, idle: Duration, record: Record) -> Self {
-        Self { stream, upload, idle, timer: None, record, over: false }
+    pub(super) fn new(
+        stream: LinkStream,
+        upload: Option<Box<Upload>>,
+        flushed: Flushed,
+        idle: Duration,
+        record: Record,
+    ) -> Self {
+        Self { stream, upload, flushed, idle, timer: None, record, phase: Phase::Flowing }
+    }
+
+    /// The head goes out now.
+    pub(super) fn begin(&mut self, status: StatusCode) {
+        self.record.summary.status = status.as_u16();
+        self.record.summary.first_byte_micros = self.record.elapsed_micros();
+        self.record.summary.outcome = Outcome::Aborted;
     }
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
-        if self.over {
-            return Poll::Ready(None);
+        loop {
+            match self.phase {
+                Phase::Over => return Poll::Ready(None),
+                Phase::Breaking(reason, flushes) => {
+                    let gone = self.flushed.poll_since(flushes, cx).is_ready() || self.poll_silence(cx).is_ready();
+                    if !gone {
+                        return Poll::Pending;
+                    }
+                    self.phase = Phase::Over;
+                    return Poll::Ready(Some(Err(Truncated(reason))));
+                }
+                Phase::Flowing => {
+                    self.poll_upload(cx);
+                    match ready!(self.poll_incoming(cx)) {
+                        Incoming::Data(data) => {
+                            self.record.summary.response_bytes += data.len() as u64;
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                        Incoming::End(trailers) => {
+                            self.phase = Phase::Over;
+                            self.record.summary.outcome = Outcome::Served;
+                            let trailers = decode_trailers(trailers).ok().flatten();
+                            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+                        }
+                        Incoming::Aborted(abort) => {
+                            self.record.aborted_for = Some(abort.reason);
+                            self.phase = Phase::Breaking(abort.reason, self.flushed.times());
+                        }
+                        Incoming::Pending => return Poll::Pending,
+                    }
+                }
+            }
         }
-        self.poll_upload(cx);
-        let incoming = match self.stream.poll_data(cx) {
-            Poll::Ready(incoming) => incoming,
-            Poll::Pending => ready!(self.poll_silence(cx)),
-        };
-        self.timer = None;
-        match incoming {
-            Incoming::Data(data) => {
-                self.record.summary.response_bytes += data.len() as u64;
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-            Incoming::End(trailers) => {
-                self.over = true;
-                self.record.summary.outcome = Outcome::Served;
-                let trailers = decode_trailers(trailers).ok().flatten();
-                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
-            }
-            Incoming::Aborted(abort) => {
-                self.over = true;
-                self.record.aborted_for = Some(abort.reason);
-                Poll::Ready(Some(Err(Truncated(abort.reason))))
-            }
-            Incoming::Pending => Poll::Pending,
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        if let Poll::Ready(incoming) = self.stream.poll_data(cx) {
+            self.timer = None;
+            return Poll::Ready(incoming);
         }
+        ready!(self.poll_silence(cx));
+        let abort = Abort::new(AbortReason::VendorTimeout);
+        self.stream.abort(abort.clone());
+        Poll::Ready(Incoming::Aborted(abort))
     }
 
     /// A request that is refused now, half answered, ends the response too: the abort
@@ -89,14 +130,12 @@ impl Relayed {
         }
     }
 
-    /// The agent watches the vendor's silence; this watches the agent's.
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+    /// The agent watches the vendor's silence; this watches the agent's, and at the end
+    /// the consumer's.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let idle = self.idle;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + idle)));
-        ready!(Future::poll(timer.as_mut(), cx));
-        let abort = Abort::new(AbortReason::VendorTimeout);
-        self.stream.abort(abort.clone());
-        Poll::Ready(Incoming::Aborted(abort))
+        Future::poll(timer.as_mut(), cx)
     }
 }
 

@@ -1,4 +1,6 @@
 //! Golden vectors of every frame, round trips, and bytes that are no frames.
+//!
+//! Invariant: a golden vector changes only together with docs/PROTOCOL.md and the version.
 
 use http::HeaderMap;
 use http::HeaderName;

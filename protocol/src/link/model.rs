@@ -1,6 +1,8 @@
 //! Property: two links under any interleaving of calls, deliveries, aborts and stalls
 //! behave like the obvious model: per stream, a byte queue that arrives whole and in order
 //! up to its end, or a prefix of it and an abort; and nothing is left when all is done.
+//!
+//! Invariant: the model knows nothing of credit, queues or frames.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;

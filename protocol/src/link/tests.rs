@@ -1,4 +1,6 @@
 //! What the link promises, one promise a test.
+//!
+//! Invariant: only the public face is used, and time is made up.
 
 use bytes::Bytes;
 use bytes::BytesMut;
@@ -459,7 +461,7 @@ fn read_all(link: &mut Link, id: StreamId) -> (Vec<u8>, Incoming) {
     loop {
         match link.take_data(id, NOW).unwrap() {
             Incoming::Data(data) => read.extend_from_slice(&data),
-            end => return (read, end),
+            end @ (Incoming::Pending | Incoming::End(_) | Incoming::Aborted(_)) => return (read, end),
         }
     }
 }

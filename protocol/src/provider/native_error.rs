@@ -20,7 +20,7 @@ use std::time::Duration;
 pub enum ErrorShape {
     /// `{"error":{"message","type","param","code"}}`.
     OpenAi,
-    /// As OpenAI.
+    /// `{"error":{"code","message"}}`, `code` being the status.
     Azure,
     /// `{"type":"error","error":{"type","message"},"request_id"}`.
     Anthropic,
@@ -67,6 +67,18 @@ struct OpenAiDetail<'a> {
     code: &'a str,
 }
 
+/// Azure's gateway says less than OpenAI: no type, no param.
+#[derive(Serialize)]
+struct AzureError<'a> {
+    error: AzureDetail<'a>,
+}
+
+#[derive(Serialize)]
+struct AzureDetail<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
 #[derive(Serialize)]
 struct AnthropicError<'a> {
     r#type: &'a str,
@@ -80,8 +92,9 @@ struct AnthropicDetail<'a> {
     message: &'a str,
 }
 
-/// The body of an error, in the vendor's form. Our code stands in `code` where
-/// the form has one, and in brackets at the end of the message everywhere.
+/// The body of an error, in the vendor's form. Our code stands in brackets at the end of
+/// the message; `code` is the vendor's own word where it has one for the case, because
+/// clients branch on it, and ours elsewhere.
 pub fn native_error(
     shape: ErrorShape,
     status: StatusCode,
@@ -90,18 +103,33 @@ pub fn native_error(
     request_id: Option<&str>,
 ) -> Bytes {
     let message = format!("{message} [{code}]");
-    let code = code.to_string();
+    let kind = error_type(shape, status);
     let json = match shape {
-        ErrorShape::OpenAi | ErrorShape::Azure | ErrorShape::DeepSeek => {
-            let error = OpenAiDetail { message: &message, r#type: error_type(shape, status), param: None, code: &code };
+        ErrorShape::OpenAi | ErrorShape::DeepSeek => {
+            let code = native_code(shape, code).map_or_else(|| code.to_string(), str::to_owned);
+            let error = OpenAiDetail { message: &message, r#type: kind, param: None, code: &code };
             serde_json::to_vec(&OpenAiError { error })
         }
+        ErrorShape::Azure => {
+            let error = AzureDetail { code: status.as_str(), message: &message };
+            serde_json::to_vec(&AzureError { error })
+        }
         ErrorShape::Anthropic => {
-            let error = AnthropicDetail { r#type: error_type(shape, status), message: &message };
+            let error = AnthropicDetail { r#type: kind, message: &message };
             serde_json::to_vec(&AnthropicError { r#type: "error", error, request_id })
         }
     };
     Bytes::from(json.expect("structs of strings always serialise"))
+}
+
+/// What the vendor itself says in `code`, for the cases its clients know.
+fn native_code(shape: ErrorShape, code: ErrorCode) -> Option<&'static str> {
+    let deepseek = shape == ErrorShape::DeepSeek;
+    if code == ErrorCode::ApiKeyMissing || code == ErrorCode::ApiKeyUnknown {
+        return Some(if deepseek { "invalid_request_error" } else { "invalid_api_key" });
+    }
+    let named = [(ErrorCode::OwnerRateLimited, "rate_limit_exceeded"), (ErrorCode::ModelUnknown, "model_not_found")];
+    named.into_iter().find(|(named, _)| *named == code && !deepseek).map(|(_, word)| word)
 }
 
 /// The headers that go with [`native_error`].
@@ -215,8 +243,8 @@ mod tests {
     }
 
     #[test]
-    fn openai_azure_and_deepseek_errors_have_openai_form() {
-        for shape in [ErrorShape::OpenAi, ErrorShape::Azure, ErrorShape::DeepSeek] {
+    fn openai_and_deepseek_errors_have_openai_form() {
+        for shape in [ErrorShape::OpenAi, ErrorShape::DeepSeek] {
             let body = parsed(shape, ErrorCode::EndpointUnknown, "no \"such\" path\n");
             assert_eq!(
                 body,
@@ -228,6 +256,24 @@ mod tests {
                 }})
             );
         }
+    }
+
+    #[test]
+    fn azure_errors_have_the_form_of_azures_gateway() {
+        let body = parsed(ErrorShape::Azure, ErrorCode::ApiKeyUnknown, "who");
+
+        assert_eq!(body, json!({"error": {"code": "401", "message": "who [KH-E2002]"}}));
+    }
+
+    #[test]
+    fn where_a_vendor_has_a_word_for_the_case_clients_find_it() {
+        let code_of = |shape, code| parsed(shape, code, "m")["error"]["code"].as_str().unwrap().to_owned();
+
+        assert_eq!(code_of(ErrorShape::OpenAi, ErrorCode::ApiKeyUnknown), "invalid_api_key");
+        assert_eq!(code_of(ErrorShape::OpenAi, ErrorCode::OwnerRateLimited), "rate_limit_exceeded");
+        assert_eq!(code_of(ErrorShape::OpenAi, ErrorCode::ModelUnknown), "model_not_found");
+        assert_eq!(code_of(ErrorShape::OpenAi, ErrorCode::HubBusy), "KH-E2010");
+        assert_eq!(code_of(ErrorShape::DeepSeek, ErrorCode::ApiKeyMissing), "invalid_request_error");
     }
 
     #[test]
@@ -256,7 +302,7 @@ mod tests {
         assert_eq!(type_of(ErrorShape::OpenAi, limited), "requests");
         assert_eq!(type_of(ErrorShape::Anthropic, limited), "rate_limit_error");
         assert_eq!(type_of(ErrorShape::DeepSeek, limited), "rate_limit_error");
-        assert_eq!(type_of(ErrorShape::Azure, busy), "server_error");
+        assert_eq!(type_of(ErrorShape::OpenAi, busy), "server_error");
         assert_eq!(type_of(ErrorShape::Anthropic, busy), "overloaded_error");
         assert_eq!(type_of(ErrorShape::DeepSeek, ErrorCode::ApiKeyUnknown), "authentication_error");
     }

@@ -1,0 +1,92 @@
+//! Knows when everything that was handed to a connection has left the process. hyper drops
+//! what it has buffered when a body fails, so a body that is about to fail waits for this.
+//!
+//! Invariant: a wait begun after some bytes were handed over ends after they were written.
+
+use std::io;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+
+use futures_util::task::AtomicWaker;
+use hyper::rt::Read;
+use hyper::rt::ReadBufCursor;
+use hyper::rt::Write;
+
+/// Counts the times a connection was flushed to its end.
+#[derive(Clone, Default)]
+pub(super) struct Flushed {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    times: AtomicU64,
+    waker: AtomicWaker,
+}
+
+impl Flushed {
+    /// How often so far.
+    pub(super) fn times(&self) -> u64 {
+        self.shared.times.load(Ordering::Acquire)
+    }
+
+    /// Ready when it happened again since there were `times`.
+    pub(super) fn poll_since(&self, times: u64, cx: &Context<'_>) -> Poll<()> {
+        self.shared.waker.register(cx.waker());
+        if self.times() > times { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// A connection that tells [`Flushed`].
+pub(super) struct FlushTelling<T> {
+    io: T,
+    flushed: Flushed,
+}
+
+impl<T> FlushTelling<T> {
+    pub(super) fn new(io: T, flushed: Flushed) -> Self {
+        Self { io, flushed }
+    }
+}
+
+impl<T: Read + Unpin> Read for FlushTelling<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl<T: Write + Unpin> Write for FlushTelling<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        if flushed.is_ready() {
+            self.flushed.shared.times.fetch_add(1, Ordering::Release);
+            self.flushed.shared.waker.wake();
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, data)
+    }
+}

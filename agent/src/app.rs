@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame;
@@ -16,6 +16,7 @@ use tracing::warn;
 use crate::config::Config;
 use crate::link::LinkView;
 use crate::link::Linker;
+use crate::link::new_instance;
 use crate::offers::Offers;
 use crate::provider::Egress;
 use crate::provider::VendorClient;
@@ -26,7 +27,10 @@ use crate::status::Status;
 use crate::status::StatusFile;
 use crate::vault::Vault;
 use crate::vault::identity::Identity;
-use crate::vault::shared::SharedVault;
+use crate::vault::running::SharedVault;
+
+/// How long calls under way may take to end once the agent is told to stop.
+const DRAIN_GRACE: Duration = Duration::from_secs(30);
 
 /// How often `status.json` is written.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -53,8 +57,39 @@ pub async fn run(config: Config, dir: PathBuf, vault: Vault, egress: Egress, tas
     };
     tasks.spawn_until_stop("status", report(reporter, tasks.clone()));
     let backoff = (config.link.backoff_first(), config.link.backoff_max());
-    let linker = Linker { vault, egress, relay, offers, view, backoff, tasks };
+    let instance = new_instance().map_err(Failure::from)?;
+    let linker = Linker { vault, egress, relay, offers, view, backoff, instance, tasks };
     Ok(Arc::new(linker).run().await?)
+}
+
+/// Runs until SIGTERM or SIGINT, then lets calls under way finish; a second signal cuts them.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve(config: Config, dir: PathBuf, vault: Vault, egress: Egress) -> anyhow::Result<()> {
+    let tasks = Tasks::new();
+    let serving = run(config, dir, vault, egress, tasks.clone());
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => {
+            tasks.shut_down(Duration::ZERO).await;
+            return ended;
+        }
+        () = Tasks::signals() => {}
+    }
+    // What dials ends as soon as the agent drains; links and calls, and the status, do not.
+    let (ended, ()) = tokio::join!(serving, wind_up(&tasks));
+    ended
+}
+
+async fn wind_up(tasks: &Tasks) {
+    tokio::select! {
+        () = tasks.shut_down(DRAIN_GRACE) => {}
+        () = Tasks::signals() => {
+            tasks.stopping().cancel();
+            tasks.shut_down(Duration::ZERO).await;
+        }
+    }
 }
 
 struct Reporter {

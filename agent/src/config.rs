@@ -3,11 +3,11 @@
 //! Invariant: `etc/agent.yaml` shows every field with its default, and parses
 //! to exactly [`Config::default`]. No field names a host to send keys to.
 
-use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::config::default_data_dir;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::telemetry::LogFormat;
 use keyhaven_protocol::ErrorCode;
 use serde::Deserialize;
@@ -107,7 +107,7 @@ impl Default for Log {
 impl Config {
     /// The data directory in force, the platform's default included.
     pub fn data_dir(&self) -> PathBuf {
-        self.data_dir.clone().unwrap_or_else(default_data_dir)
+        self.data_dir.clone().unwrap_or_else(|| default_data_dir("agent"))
     }
 
     /// Refuses values that each parse but cannot be meant.
@@ -162,29 +162,10 @@ impl Link {
     }
 }
 
-fn default_data_dir() -> PathBuf {
-    if is_root() {
-        return PathBuf::from("/var/lib/keyhaven/agent");
-    }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_DATA_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
-        .unwrap_or_else(|| Path::new(".").to_path_buf())
-        .join("keyhaven/agent")
-}
-
-#[cfg(unix)]
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-#[cfg(not(unix))]
-fn is_root() -> bool {
-    false
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use keyhaven_daemon::config::Source;
     use keyhaven_daemon::config::load;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::link;
 use keyhaven_daemon::link::LinkEnd;
 use keyhaven_daemon::link::LinkEvents;
@@ -24,8 +24,10 @@ use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Side;
 
+use crate::link::Caller;
 use crate::link::LinkError;
 use crate::link::dial;
+use crate::link::new_instance;
 use crate::provider::Egress;
 use crate::vault::Vault;
 use crate::vault::identity::Identity;
@@ -41,7 +43,15 @@ pub async fn join(vault: &mut Vault, token: &JoinToken, egress: &Egress) -> anyh
     let key = vault.joining_key(token.agent);
     let identity = identity_of(token, &key);
     let enrolment = Enrolment { token: token.token, secret: Hex(token.secret) };
-    prove_heartbeat(&identity, &key, egress, Some(enrolment)).await.map_err(Failure::from)?;
+    let proved = match prove_heartbeat(&identity, &key, egress, Some(enrolment)).await {
+        Err(used) if used.code() == ErrorCode::TokenUsed => {
+            // By this very vault, if its key is known there: it joined and was cut off before it
+            // stored who it is. Otherwise somebody else used the token.
+            prove_heartbeat(&identity, &key, egress, None).await.map_err(|_| used)
+        }
+        proved => proved,
+    };
+    proved.map_err(Failure::from)?;
     vault.set_identity(&identity, &key).map_err(Failure::from)?;
     Ok(identity)
 }
@@ -86,16 +96,14 @@ async fn prove_heartbeat(
     egress: &Egress,
     enrolment: Option<Enrolment>,
 ) -> Result<(), LinkError> {
-    let dialled = dial(identity, key, egress.declared(), enrolment).await?;
+    let dialled =
+        dial(Caller { identity, key, egress: egress.declared(), instance: new_instance()? }, enrolment).await?;
     let handle = LinkHandle::new(Side::Agent, Limits::default());
     let events = OneBeat { handle: handle.clone(), beaten: false };
     let end = tokio::time::timeout(HEARTBEAT_TIME_MAX, link::run(dialled.socket, &handle, events)).await;
     match end {
         Ok(LinkEnd::Closed) => Ok(()),
-        Ok(LinkEnd::Refused(refuse)) => {
-            let code = refuse.code.parse().unwrap_or(ErrorCode::HandshakeRefused);
-            Err(LinkError::Refused { code, message: refuse.message })
-        }
+        Ok(LinkEnd::Refused(refuse)) => Err(LinkError::refused(refuse)),
         Ok(end) => Err(LinkError::Unreachable(format!("no heartbeat: {end}"))),
         Err(_) => Err(LinkError::Unreachable("no heartbeat in time".to_owned())),
     }

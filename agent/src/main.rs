@@ -5,15 +5,18 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use keyhaven_agent::cli::Arguments;
 use keyhaven_agent::provider::Egress;
+use keyhaven_daemon::cli::parse;
 use keyhaven_daemon::hardening;
 
 fn main() -> ExitCode {
     // Before anything secret is read.
     let hardened = hardening::forbid_core_dumps();
-    let arguments = Arguments::parse();
+    let arguments: Arguments = match parse() {
+        Ok(arguments) => arguments,
+        Err(ended) => return ended,
+    };
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         unreachable!("main alone installs a crypto provider");
     }

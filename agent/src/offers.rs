@@ -29,7 +29,7 @@ use crate::provider::list_models;
 use crate::status::KeyState;
 use crate::status::OfferStatus;
 use crate::vault::key::KeyInfo;
-use crate::vault::shared::SharedVault;
+use crate::vault::running::SharedVault;
 
 /// How often the vault's file is looked at.
 const VAULT_POLL: Duration = Duration::from_secs(1);
@@ -119,11 +119,12 @@ impl Offers {
         let mut keys = self.lock();
         let Some(known) = keys.get_mut(&id) else { return };
         let (state, wait) = match &answer {
-            Ok(_) => (KeyState::Ok, MODELS_REFRESH),
+            // Which models a key can call that may not list them, calls will tell.
+            Ok(_) | Err(ListError::MayNotList(_)) => (KeyState::Ok, MODELS_REFRESH),
             Err(ListError::Rejected(_)) => (KeyState::Rejected, MODELS_REFRESH),
             Err(ListError::Unreachable(_) | ListError::Vault(_)) => (KeyState::Unreachable, MODELS_RETRY),
         };
-        if state != known.state || answer.is_ok() {
+        if state != known.state || state == KeyState::Ok {
             say(&known.info, &answer);
         }
         known.state = state;
@@ -203,5 +204,40 @@ fn say(info: &KeyInfo, answer: &Result<Vec<Box<RawValue>>, ListError>) {
     match answer {
         Ok(models) => info!(vendor_key.id = %info.id, "{provider} key {label} lists {} models", models.len()),
         Err(error) => warn!(vendor_key.id = %info.id, "{provider} key {label}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::vault::Vault;
+    use crate::vault::host::Account;
+    use crate::vault::key::Attestation;
+    use crate::vault::key::NewKey;
+    use crate::vault::unlock::Unlock;
+
+    #[test]
+    fn a_key_that_may_not_list_models_stays_on_offer_and_a_rejected_one_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut vault = Vault::create(dir.path(), &Unlock::KeyFile).unwrap();
+        let new = NewKey {
+            account: Account::OpenAi,
+            label: String::new(),
+            secret: SecretString::from("sk-0123456789"),
+            attestation: Some(Attestation { text: "mine".to_owned(), at_unix_ms: 0 }),
+            added_unix_ms: 0,
+        };
+        let id = vault.add_key(new).unwrap().id;
+        let offers = Offers::new(&SharedVault::new(vault));
+
+        offers.note(id, Err(ListError::MayNotList(StatusCode::FORBIDDEN)));
+        let least = (offers.frames().len(), offers.status()[0].state, offers.status()[0].models);
+        offers.note(id, Err(ListError::Rejected(StatusCode::UNAUTHORIZED)));
+
+        assert_eq!(least, (1, KeyState::Ok, 0));
+        assert_eq!((offers.frames().len(), offers.status()[0].state), (0, KeyState::Rejected));
     }
 }

@@ -8,7 +8,7 @@ mod layers;
 mod values;
 mod yaml;
 
-use crate::cli::Failure;
+use crate::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -151,10 +151,10 @@ pub enum ConfigError {
     },
 }
 
-impl From<&ConfigError> for Failure {
-    fn from(error: &ConfigError) -> Self {
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
         let failure = |code| Self::new(code, error.to_string());
-        match error {
+        match &error {
             ConfigError::Unreadable { .. } => failure(ErrorCode::ConfigUnreadable),
             ConfigError::Syntax { place, .. }
             | ConfigError::Unknown { place, .. }
@@ -163,12 +163,6 @@ impl From<&ConfigError> for Failure {
             ConfigError::VariablesMissing { place, .. } => failure(ErrorCode::ConfigVariableMissing).at(place),
             ConfigError::Defaults { .. } => failure(ErrorCode::Internal),
         }
-    }
-}
-
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        Self::from(&error)
     }
 }
 
@@ -189,6 +183,28 @@ where
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
 
     load_with_names(source, names.collect())
+}
+
+/// Where a program of ours keeps its things when nothing else is said:
+/// `/var/lib/keyhaven/<program>` for root, and `$XDG_DATA_HOME/keyhaven/<program>`
+/// or `~/.local/share/keyhaven/<program>` for everybody else.
+pub fn default_data_dir(program: &str) -> PathBuf {
+    if is_root() {
+        return Path::new("/var/lib/keyhaven").join(program);
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data_home = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
+    data_home.unwrap_or_else(|| PathBuf::from(".")).join("keyhaven").join(program)
+}
+
+#[cfg(unix)]
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[cfg(not(unix))]
+fn is_root() -> bool {
+    false
 }
 
 fn load_with_names<C>(source: &Source<'_>, env_names: Vec<String>) -> Result<Loaded<C>, ConfigError>

@@ -4,6 +4,7 @@
 //! bytes, never a part, even after a power cut.
 
 use std::ffi::OsString;
+use std::fs::DirBuilder;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::fs::TryLockError;
@@ -14,6 +15,13 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use keyhaven_protocol::ErrorCode;
+
+use crate::failure::Failure;
+
+/// Makes the names of temporary files differ within this process.
+static TEMPORARY_COUNT: AtomicU64 = AtomicU64::new(0);
+
 /// Replaces `path` by a file with these bytes and exactly this mode, whatever
 /// the umask or the old file's mode.
 ///
@@ -22,15 +30,42 @@ use std::sync::atomic::Ordering;
 /// the new file is there but might not outlive a power cut.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let dir = directory_of(path);
-    let temporary = temporary_beside(path)?;
+    let (temporary, file) = temporary_beside(path, mode)?;
 
-    let replaced = write_durably(&temporary, bytes, mode).and_then(|()| std::fs::rename(&temporary, path));
+    let replaced = write_durably(file, bytes, mode).and_then(|()| std::fs::rename(&temporary, path));
     if let Err(error) = replaced {
         // What is left of it would only be litter; the first error is the one that counts.
         let _ = std::fs::remove_file(&temporary);
         return Err(error);
     }
     sync_directory(dir)
+}
+
+/// Makes a directory, and those above it, for its owner alone, unless it is there.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_private_dir(dir: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
+}
+
+/// Waits for the turn to read, change and write what `lock_file` stands for, and
+/// makes that file if need be. The turn ends with the drop of the file; it is
+/// for work that is soon done.
+///
+/// # Errors
+/// The file cannot be made or locked.
+pub fn wait_for_turn(lock_file: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    set_mode(&mut options, 0o600);
+    let file = options.open(lock_file)?;
+    file.lock()?;
+    Ok(file)
 }
 
 /// The right to use a data directory: at most one holder at a time, across
@@ -58,6 +93,22 @@ impl DirLock {
         }
     }
 
+    /// As [`DirLock::acquire`], for a command: the failure says which directory,
+    /// and whether somebody else uses it.
+    ///
+    /// # Errors
+    /// [`ErrorCode::AlreadyRunning`] or [`ErrorCode::DataDirUnusable`].
+    pub fn claim(dir: &Path) -> Result<Self, Failure> {
+        Self::acquire(dir).map_err(|error| {
+            let failure = if Self::is_held_elsewhere(&error) {
+                Failure::new(ErrorCode::AlreadyRunning, "")
+            } else {
+                Failure::new(ErrorCode::DataDirUnusable, error.to_string())
+            };
+            failure.at(dir.display().to_string())
+        })
+    }
+
     /// Whether `acquire` failed because somebody else holds the lock.
     pub fn is_held_elsewhere(error: &io::Error) -> bool {
         error.kind() == io::ErrorKind::WouldBlock
@@ -76,22 +127,32 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut temporary = OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    Ok(directory_of(path).join(temporary))
-}
-
-fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+/// A new file beside `path`, and where it is. A name may be taken by what a
+/// process with the same id left behind when it was killed, so it is not the
+/// last that is tried.
+fn temporary_beside(path: &Path, mode: u32) -> io::Result<(PathBuf, File)> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     set_mode(&mut options, mode & 0o700);
-    let mut file = options.open(path)?;
+    loop {
+        let temporary = temporary_name(path, TEMPORARY_COUNT.fetch_add(1, Ordering::Relaxed))?;
+        match options.open(&temporary) {
+            Ok(file) => return Ok((temporary, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
 
+fn temporary_name(path: &Path, count: u64) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.{count}.tmp", std::process::id()));
+    Ok(directory_of(path).join(temporary))
+}
+
+fn write_durably(mut file: File, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.write_all(bytes)?;
     set_exact_mode(&file, mode)?;
     file.sync_all()
@@ -160,6 +221,53 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_process_with_the_same_id_left_behind_stops_no_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let next = TEMPORARY_COUNT.load(Ordering::Relaxed);
+        // Other tests of this process count as well.
+        for count in next..next + 500 {
+            std::fs::write(temporary_name(&path, count).unwrap(), "left").unwrap();
+        }
+
+        write_atomically(&path, b"new", 0o600).unwrap();
+
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(names_in(dir.path()).len(), 501, "what somebody else may be writing stays");
+    }
+
+    #[test]
+    fn a_private_directory_is_its_owners_alone_and_may_be_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a/b");
+
+        make_private_dir(&inner).unwrap();
+        make_private_dir(&inner).unwrap();
+
+        assert_eq!((mode_of(&inner), mode_of(&dir.path().join("a"))), (0o700, 0o700));
+    }
+
+    #[test]
+    fn turns_are_taken_one_after_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lock_file, counted) = (dir.path().join("lock"), dir.path().join("count"));
+        std::fs::write(&counted, "0").unwrap();
+
+        std::thread::scope(|threads| {
+            for _ in 0..8 {
+                threads.spawn(|| {
+                    let _turn = wait_for_turn(&lock_file).unwrap();
+                    let count: u8 = std::fs::read_to_string(&counted).unwrap().parse().unwrap();
+                    std::fs::write(&counted, (count + 1).to_string()).unwrap();
+                });
+            }
+        });
+
+        assert_eq!(std::fs::read_to_string(&counted).unwrap(), "8");
+        assert_eq!(mode_of(&lock_file), 0o600);
+    }
+
+    #[test]
     fn a_write_that_fails_changes_nothing_and_leaves_no_litter() {
         let dir = tempfile::tempdir().unwrap();
         let occupied = dir.path().join("occupied");
@@ -209,6 +317,7 @@ mod tests {
         let second = DirLock::acquire(dir.path()).unwrap_err();
 
         assert!(DirLock::is_held_elsewhere(&second));
+        assert_eq!(DirLock::claim(dir.path()).unwrap_err().code(), ErrorCode::AlreadyRunning);
         drop(first);
         DirLock::acquire(dir.path()).unwrap();
     }
@@ -233,6 +342,8 @@ mod tests {
         let error = DirLock::acquire(&dir.path().join("absent")).unwrap_err();
 
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let claimed = DirLock::claim(&dir.path().join("absent")).unwrap_err();
+        assert_eq!(claimed.code(), ErrorCode::DataDirUnusable);
         assert!(!DirLock::is_held_elsewhere(&error));
     }
 

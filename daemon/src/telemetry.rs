@@ -3,9 +3,11 @@
 //! Invariant: libraries that might print what passes through them stay at
 //! `info`, whatever level is asked for; bodies and keys never reach a log.
 
+use std::io;
+
+use keyhaven_protocol::ErrorCode;
 use serde::Deserialize;
 use serde::Serialize;
-use std::io;
 use tracing::Level;
 use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
@@ -15,6 +17,9 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::failure::Failure;
+use crate::terminal::stderr_takes_colour;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -43,6 +48,16 @@ pub enum TelemetryError {
     AlreadySet,
 }
 
+impl From<TelemetryError> for Failure {
+    fn from(error: TelemetryError) -> Self {
+        let code = match error {
+            TelemetryError::Level { .. } => ErrorCode::ConfigInvalid,
+            TelemetryError::AlreadySet => ErrorCode::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
 /// Sends this process's logs to standard error. Only a `main` calls it, once.
 ///
 /// # Errors
@@ -62,7 +77,7 @@ where
 {
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match format {
-        LogFormat::Human => lines.with_ansi(crate::cli::stderr_takes_colour()).boxed(),
+        LogFormat::Human => lines.with_ansi(stderr_takes_colour()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
     lines.with_filter(filter_fn(is_safe_to_log)).with_filter(filter)

@@ -5,20 +5,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Json;
-use axum::Router;
-use axum::extract::State;
-use axum::routing::get;
 use keyhaven_daemon::admin;
 use keyhaven_daemon::admin::Readiness;
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::files::DirLock;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::ErrorCode;
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::Value;
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tracing::info;
@@ -31,6 +25,8 @@ use crate::directory::Directory;
 use crate::listening::Listening;
 use crate::listening::file_path;
 use crate::registry::Registry;
+use crate::status;
+use crate::status::About;
 use crate::user_gateway::CallSummary;
 use crate::user_gateway::ConsumerTls;
 use crate::user_gateway::UserGateway;
@@ -62,7 +58,7 @@ impl Hub {
     pub async fn start(mut config: Config, tasks: &Tasks, metrics: PrometheusHandle) -> anyhow::Result<Self> {
         config.check()?;
         let dir = config.data_dir();
-        let lock = DirLock::acquire(&dir).map_err(|error| lock_failure(&dir, &error))?;
+        let lock = DirLock::claim(&dir)?;
         let registry = Registry::open(&dir, config.tunnel.key_file.as_deref()).await.map_err(Failure::from)?;
         let directory = Directory::start(registry.store.clone(), tasks).await.map_err(Failure::from)?;
         let tls = consumer_tls(&config)?;
@@ -89,15 +85,16 @@ impl Hub {
         agents.map_err(|error| Failure::new(ErrorCode::ConfigInvalid, error.to_string()))?.serve(tunnel_listener);
         let users = UserGateway::new(config.clone(), directory, roster.clone(), hub.calls.clone(), tasks.clone());
         users.serve(consumer_listener, tls);
+        let consumer_url = config.consumer_url();
         let about = About {
             started_unix_ms: unix_ms_now(),
             fleet: hub.registry.keys.fleet().to_string(),
-            consumer: config.consumer_url(),
+            consumer: consumer_url.clone(),
             tunnel: hub.tunnel,
             roster: roster.clone(),
             users,
         };
-        let routes = Router::new().route("/v1/status", get(status)).with_state(Arc::new(about));
+        let routes = status::routes(about);
         let admin_tasks = tasks.clone();
         let ready = move || {
             if roster.links().is_empty() { Readiness::not_ready("no agent is linked") } else { Readiness::ready() }
@@ -105,7 +102,7 @@ impl Hub {
         tasks.spawn_until_stop("admin", async move {
             admin::serve(admin_listener, routes, ready, metrics, &admin_tasks).await
         });
-        info!("consumers at http://{}, agents at {}, admin at http://{}", hub.consumer, hub.tunnel, hub.admin);
+        info!("consumers at {consumer_url}, agents at {}, admin at http://{}", hub.tunnel, hub.admin);
         Ok(hub)
     }
 
@@ -140,58 +137,13 @@ pub async fn serve(config: Config, tasks: Tasks, metrics: PrometheusHandle) -> a
     Ok(())
 }
 
-struct About {
-    started_unix_ms: u64,
-    fleet: String,
-    consumer: String,
-    tunnel: SocketAddr,
-    roster: Roster,
-    users: Arc<UserGateway>,
-}
-
-async fn status(State(about): State<Arc<About>>) -> Json<Value> {
-    let links: Vec<Value> = about.roster.links().iter().map(|link| link_status(&about.roster, link)).collect();
-    Json(json!({
-        "schema": "keyhaven/status/v1",
-        "version": env!("CARGO_PKG_VERSION"),
-        "started_unix_ms": about.started_unix_ms,
-        "fleet": about.fleet,
-        "consumer": about.consumer,
-        "tunnel": about.tunnel.to_string(),
-        "links": links,
-        "calls": { "begun": about.users.calls_begun() },
-    }))
-}
-
-fn link_status(roster: &Roster, link: &crate::agent_gateway::LiveLink) -> Value {
-    let stats = link.handle.stats();
-    let offers = keyhaven_protocol::provider::Provider::ALL.iter().flat_map(|provider| {
-        let seats = roster.seats(*provider);
-        let mine: Vec<Value> = seats
-            .iter()
-            .filter(|seat| seat.link.number == link.number)
-            .map(|seat| json!({ "provider": seat.provider, "resource": seat.resource, "models": seat.models.len() }))
-            .collect();
-        mine
-    });
-    json!({
-        "agent_id": link.agent,
-        "name": link.name,
-        "link_id": link.number,
-        "linked_unix_ms": link.linked_unix_ms,
-        "egress": link.egress,
-        "rtt_us": stats.rtt_micros,
-        "streams": stats.streams,
-        "offers": offers.collect::<Vec<_>>(),
-    })
-}
-
 fn consumer_tls(config: &Config) -> anyhow::Result<Option<ConsumerTls>> {
     let (Some(certificate), Some(key)) = (&config.consumer.tls_certificate_file, &config.consumer.tls_key_file) else {
         return Ok(None);
     };
-    let tls = ConsumerTls::load(certificate, key)
-        .map_err(|error| Failure::new(ErrorCode::ConfigInvalid, error.to_string()))?;
+    let tls = ConsumerTls::load(certificate, key).map_err(|error| {
+        Failure::new(ErrorCode::ConfigInvalid, error.to_string()).at(certificate.display().to_string())
+    })?;
     Ok(Some(tls))
 }
 
@@ -199,9 +151,4 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     let failed =
         |error: std::io::Error| Failure::new(ErrorCode::ListenFailed, error.to_string()).at(address.to_string());
     TcpListener::bind(address).await.map_err(failed)
-}
-
-fn lock_failure(dir: &std::path::Path, error: &std::io::Error) -> Failure {
-    let code = if DirLock::is_held_elsewhere(error) { ErrorCode::AlreadyRunning } else { ErrorCode::DataDirUnusable };
-    Failure::new(code, error.to_string()).at(dir.display().to_string())
 }

@@ -5,11 +5,11 @@
 
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::config::default_data_dir;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::telemetry::LogFormat;
 use keyhaven_protocol::ErrorCode;
 use serde::Deserialize;
@@ -59,6 +59,11 @@ pub struct Consumer {
     /// Seconds without a byte after which a request that is still arriving, or
     /// an idle connection, is given up. Default: 60.
     pub request_idle_timeout_s: u64,
+    /// Seconds without a byte taken after which a consumer that does not read
+    /// its answer is given up. Default: 300.
+    pub response_stall_timeout_s: u64,
+    /// Connections at once; more wait in the kernel's queue. Default: 10000.
+    pub connections_max: u32,
     /// The base URL consumers use, for the commands that print one, such as
     /// `https://llm.example.org`. Default: null, made of `listen`.
     pub public_url: Option<String>,
@@ -125,6 +130,8 @@ impl Default for Consumer {
             request_head_bytes_max: 64 << 10,
             held_body_bytes_max: 256 << 20,
             request_idle_timeout_s: 60,
+            response_stall_timeout_s: 300,
+            connections_max: 10_000,
             public_url: None,
         }
     }
@@ -163,7 +170,7 @@ impl Default for Log {
 impl Config {
     /// The data directory in force, the platform's default included.
     pub fn data_dir(&self) -> PathBuf {
-        self.data_dir.clone().unwrap_or_else(default_data_dir)
+        self.data_dir.clone().unwrap_or_else(|| default_data_dir("hub"))
     }
 
     /// What join tokens name as the hub's address.
@@ -227,6 +234,11 @@ impl Calls {
 }
 
 impl Consumer {
+    /// Without a byte taken of an answer.
+    pub const fn response_stall_timeout(&self) -> Duration {
+        Duration::from_secs(self.response_stall_timeout_s)
+    }
+
     /// Without a byte of a request that is still arriving.
     pub const fn request_idle_timeout(&self) -> Duration {
         Duration::from_secs(self.request_idle_timeout_s)
@@ -279,20 +291,10 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-fn default_data_dir() -> PathBuf {
-    #[cfg(unix)]
-    if rustix::process::geteuid().is_root() {
-        return PathBuf::from("/var/lib/keyhaven/hub");
-    }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_DATA_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
-        .unwrap_or_else(|| Path::new(".").to_path_buf())
-        .join("keyhaven/hub")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use keyhaven_daemon::config::Source;
     use keyhaven_daemon::config::load;
 

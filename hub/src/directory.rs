@@ -70,8 +70,9 @@ struct Snapshot {
 struct KnownKey {
     id: ApiKeyId,
     revoked: bool,
-    /// When it was last used; 0 is never since the last writing.
-    used_unix_ms: AtomicU64,
+    /// When it was last used; 0 is never since the last writing. Every snapshot
+    /// has the same one, so that no use is lost when a new snapshot comes.
+    used_unix_ms: Arc<AtomicU64>,
 }
 
 impl Directory {
@@ -80,6 +81,10 @@ impl Directory {
     /// # Errors
     /// The first reading failed.
     pub async fn start(store: Store, tasks: &Tasks) -> Result<Self, StoreError> {
+        Self::start_writing_every(USES_INTERVAL, store, tasks).await
+    }
+
+    async fn start_writing_every(uses_interval: Duration, store: Store, tasks: &Tasks) -> Result<Self, StoreError> {
         let snapshot = read(&store, &Snapshot::default()).await?;
         let shared = Arc::new(Shared {
             changed: watch::Sender::new(snapshot.revision),
@@ -90,7 +95,10 @@ impl Directory {
         });
         let directory = Self { shared };
         let follower = directory.clone();
-        tasks.spawn_until_stop("directory", follower.follow(store, tasks.stopping()));
+        tasks.spawn_until_stop("directory", follower.follow(store.clone(), tasks.stopping()));
+        // Apart from the follower: a writer waits for other writers, a revocation must not.
+        let writer = directory.clone();
+        tasks.spawn_until_stop("uses-of-keys", writer.write_uses(uses_interval, store, tasks.stopping()));
         Ok(directory)
     }
 
@@ -149,7 +157,6 @@ impl Directory {
     async fn follow(self, store: Store, stop: CancellationToken) {
         let mut poll = tokio::time::interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut uses_written = Instant::now();
         let mut trouble = Trouble::default();
         loop {
             tokio::select! {
@@ -160,16 +167,11 @@ impl Directory {
             }
             let begun_at = Instant::now();
             trouble.note(self.refresh_once(&store).await);
-            if uses_written.elapsed() >= USES_INTERVAL {
-                self.write_uses(&store).await;
-                uses_written = Instant::now();
-            }
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep_until(begun_at + REFRESH_INTERVAL_MIN) => {}
             }
         }
-        self.write_uses(&store).await;
     }
 
     async fn refresh_once(&self, store: &Store) -> Result<(), StoreError> {
@@ -193,17 +195,42 @@ impl Directory {
         Ok(())
     }
 
-    async fn write_uses(&self, store: &Store) {
-        for key in self.snapshot().keys.values() {
-            let used_unix_ms = key.used_unix_ms.swap(0, Ordering::Relaxed);
-            if used_unix_ms == 0 {
-                continue;
+    async fn write_uses(self, every: Duration, store: Store, stop: CancellationToken) {
+        let mut failed = false;
+        loop {
+            let stopped = tokio::select! {
+                biased;
+                () = stop.cancelled() => true,
+                () = tokio::time::sleep(every) => false,
+            };
+            let written = self.write_uses_once(&store).await;
+            if let (Err(error), false) = (&written, failed) {
+                warn!(%error, "when keys were used last is not written down for now: {error}");
             }
-            if let Err(error) = store.api_key_used(key.id, used_unix_ms).await {
-                warn!(api_key.id = %key.id, %error, "the use of {} was not written down: {error}", key.id);
+            failed = written.is_err();
+            if stopped {
                 return;
             }
         }
+    }
+
+    /// What cannot be written down is kept for the next time.
+    async fn write_uses_once(&self, store: &Store) -> Result<(), StoreError> {
+        let snapshot = self.snapshot();
+        let taken = snapshot.keys.values().map(|key| (key, key.used_unix_ms.swap(0, Ordering::Relaxed)));
+        let taken: Vec<(&Arc<KnownKey>, u64)> = taken.filter(|(_, used_unix_ms)| *used_unix_ms > 0).collect();
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let uses: Vec<(ApiKeyId, u64)> = taken.iter().map(|(key, used_unix_ms)| (key.id, *used_unix_ms)).collect();
+        let written = store.api_keys_used(&uses).await;
+        if written.is_err() {
+            for (key, used_unix_ms) in taken {
+                // A later use may have come meanwhile.
+                key.used_unix_ms.fetch_max(used_unix_ms, Ordering::Relaxed);
+            }
+        }
+        written
     }
 }
 
@@ -247,9 +274,8 @@ async fn read(store: &Store, old: &Snapshot) -> Result<Snapshot, StoreError> {
     let revision = store.revision().await?;
     let mut snapshot = Snapshot { revision, ..Snapshot::default() };
     for row in store.api_keys().await? {
-        let used_unix_ms = old.keys.get(&row.key_hash).map_or(0, |key| key.used_unix_ms.load(Ordering::Relaxed));
-        let known =
-            KnownKey { id: row.id, revoked: row.revoked_unix_ms.is_some(), used_unix_ms: AtomicU64::new(used_unix_ms) };
+        let used_unix_ms = old.keys.get(&row.key_hash).map(|key| key.used_unix_ms.clone()).unwrap_or_default();
+        let known = KnownKey { id: row.id, revoked: row.revoked_unix_ms.is_some(), used_unix_ms };
         snapshot.keys.insert(row.key_hash, Arc::new(known));
     }
     for agent in store.agents().await? {
@@ -261,9 +287,13 @@ async fn read(store: &Store, old: &Snapshot) -> Result<Snapshot, StoreError> {
 #[cfg(test)]
 mod tests {
     use keyhaven_protocol::id::TokenId;
+    use sqlx::ConnectOptions;
+    use sqlx::Executor;
+    use sqlx::sqlite::SqliteConnectOptions;
 
     use super::*;
     use crate::api_key::NewApiKey;
+    use crate::store::FILE_NAME;
     use crate::store::agents::AgentState;
     use crate::store::api_keys::ApiKey;
     use crate::store::join_tokens::NewToken;
@@ -340,6 +370,80 @@ mod tests {
 
         let listed = store.api_keys().await.unwrap();
         assert!(listed[0].last_used_unix_ms.is_some());
+    }
+
+    #[tokio::test]
+    async fn uses_that_cannot_be_written_down_are_kept_for_the_next_time() {
+        let (_dir, store, tasks, directory) = directory().await;
+        let [key, _] = [add_key(&store, 1).await, add_key(&store, 2).await];
+        directory.refresh().await;
+        directory.authenticate(key.reveal()).await.unwrap();
+        let known = directory.key(&key.hash()).unwrap();
+        let used_unix_ms = known.used_unix_ms.load(Ordering::Relaxed);
+        let other = directory.snapshot().keys.values().find(|key| key.id == ApiKeyId([2; 16])).unwrap().clone();
+        // No database takes such a time.
+        other.used_unix_ms.store(u64::MAX, Ordering::Relaxed);
+
+        let refused = directory.write_uses_once(&store).await;
+
+        assert!(refused.is_err());
+        assert_eq!(known.used_unix_ms.load(Ordering::Relaxed), used_unix_ms);
+        other.used_unix_ms.store(0, Ordering::Relaxed);
+        directory.write_uses_once(&store).await.unwrap();
+        assert_eq!(store.api_keys().await.unwrap()[0].last_used_unix_ms, Some(used_unix_ms));
+        tasks.shut_down(Duration::ZERO).await;
+    }
+
+    #[tokio::test]
+    async fn a_use_between_two_snapshots_is_not_lost() {
+        let (_dir, store, tasks, directory) = directory().await;
+        let key = add_key(&store, 1).await;
+        directory.refresh().await;
+        let before = directory.key(&key.hash()).unwrap();
+
+        add_key(&store, 2).await;
+        directory.refresh().await;
+        before.used_unix_ms.store(7, Ordering::Relaxed);
+
+        assert_eq!(directory.key(&key.hash()).unwrap().used_unix_ms.load(Ordering::Relaxed), 7);
+        tasks.shut_down(Duration::ZERO).await;
+    }
+
+    #[tokio::test]
+    async fn a_revocation_does_not_wait_for_uses_to_be_written_down() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let tasks = Tasks::new();
+        let often = Duration::from_millis(10);
+        let directory = Directory::start_writing_every(often, store.clone(), &tasks).await.unwrap();
+        let [used, revoked] = [add_key(&store, 1).await, add_key(&store, 2).await];
+        directory.refresh().await;
+
+        // Another program writes for long, and revokes a key meanwhile.
+        let mut other = SqliteConnectOptions::new().filename(dir.path().join(FILE_NAME)).connect().await.unwrap();
+        other.execute("BEGIN IMMEDIATE").await.unwrap();
+        directory.authenticate(used.reveal()).await.unwrap();
+        directory.refresh().await;
+        let known = directory.key(&used.hash()).unwrap();
+        while known.used_unix_ms.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(often).await;
+        }
+        other
+            .execute("UPDATE api_keys SET revoked_unix_ms = 1 WHERE id = x'02020202020202020202020202020202'")
+            .await
+            .unwrap();
+        other.execute("UPDATE revision SET value = value + 1").await.unwrap();
+        other.execute("COMMIT").await.unwrap();
+        other.execute("BEGIN IMMEDIATE").await.unwrap();
+        let begun = Instant::now();
+        let mut changed = directory.changed();
+        let seen = changed.wait_for(|revision| *revision >= 3);
+        let in_time = tokio::time::timeout(Duration::from_secs(2), seen).await.is_ok();
+
+        assert!(in_time, "{:?}", begun.elapsed());
+        assert_eq!(directory.authenticate(revoked.reveal()).await, None);
+        other.execute("ROLLBACK").await.unwrap();
+        tasks.shut_down(Duration::ZERO).await;
     }
 
     #[tokio::test]

@@ -13,7 +13,9 @@ use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey;
 use ed25519_dalek::pkcs8::EncodePrivateKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::failure::Failure;
+use keyhaven_daemon::files::make_private_dir;
+use keyhaven_daemon::files::wait_for_turn;
 use keyhaven_daemon::files::write_atomically;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::FleetId;
@@ -33,6 +35,9 @@ pub const BACKUP_KEY_FILE: &str = "tunnel-backup.key";
 pub const SIGNING_KEY_FILE: &str = "signing.key";
 /// Fleet and pins. Written last: where it is, a hub is whole.
 pub const IDENTITY_FILE: &str = "identity.json";
+/// Who makes the keys holds it. It is not the lock of the data directory: a hub that
+/// starts would find that one taken by an `init` that only looks.
+const MAKING_FILE: &str = "keys.making";
 
 /// What is wrong with the hub's keys.
 #[derive(Debug, thiserror::Error)]
@@ -159,13 +164,18 @@ pub struct HubKeys {
 
 impl HubKeys {
     /// Makes the keys of a new hub in `dir`, the backup key in `backup_file`
-    /// or, without one, in `dir` as well.
+    /// or, without one, in `dir` as well. Of several that try at once, in
+    /// whatever process, one makes them.
     ///
     /// # Errors
     /// [`KeysError::Exists`], [`KeysError::Incomplete`] and
-    /// [`KeysError::BackupExists`] before anything is written;
+    /// [`KeysError::BackupExists`] before any key is written;
     /// [`KeysError::File`] and [`KeysError::Generate`].
     pub fn init(dir: &Path, backup_file: Option<&Path>) -> Result<Self, KeysError> {
+        refuse_if_whole(dir)?;
+        make_private_dir(dir).map_err(file_error(dir))?;
+        let making = dir.join(MAKING_FILE);
+        let _turn = wait_for_turn(&making).map_err(file_error(&making))?;
         refuse_if_occupied(dir)?;
         let backup_file = backup_file.map_or_else(|| dir.join(BACKUP_KEY_FILE), Path::to_path_buf);
         if backup_file.symlink_metadata().is_ok() {
@@ -181,12 +191,23 @@ impl HubKeys {
             backup_pin: pin_of(&backup),
         };
 
-        make_private_dir(dir)?;
         write_secret(&backup_file, backup.serialize_pem().as_bytes())?;
         write_secret(&dir.join(SIGNING_KEY_FILE), signing_pem(&signing)?.as_bytes())?;
         write_secret(&dir.join(TUNNEL_KEY_FILE), live.serialize_pem().as_bytes())?;
         write_secret(&dir.join(IDENTITY_FILE), &identity.to_json())?;
         Self::load(dir, None)
+    }
+
+    /// Makes the keys of a new hub in `dir`, unless there is a hub.
+    ///
+    /// # Errors
+    /// As [`HubKeys::init`], except for [`KeysError::Exists`].
+    pub fn init_if_empty(dir: &Path) -> Result<Option<Self>, KeysError> {
+        match Self::init(dir, None) {
+            Ok(made) => Ok(Some(made)),
+            Err(KeysError::Exists { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads the keys of the hub in `dir`; the tunnel key from `tunnel_key_file`
@@ -296,11 +317,16 @@ pub fn pin_in_file(path: &Path) -> Result<Pin, KeysError> {
     read_tunnel_key(path).map(|(_, pin)| pin)
 }
 
-fn refuse_if_occupied(dir: &Path) -> Result<(), KeysError> {
-    let is_there = |name: &&str| dir.join(name).symlink_metadata().is_ok();
-    if is_there(&IDENTITY_FILE) {
-        return Err(KeysError::Exists { dir: dir.to_path_buf() });
+fn refuse_if_whole(dir: &Path) -> Result<(), KeysError> {
+    match dir.join(IDENTITY_FILE).symlink_metadata() {
+        Ok(_) => Err(KeysError::Exists { dir: dir.to_path_buf() }),
+        Err(_) => Ok(()),
     }
+}
+
+fn refuse_if_occupied(dir: &Path) -> Result<(), KeysError> {
+    refuse_if_whole(dir)?;
+    let is_there = |name: &&str| dir.join(name).symlink_metadata().is_ok();
     // A database or a key without an identity is a hub that lost a file. To
     // make new keys over it would lock out its agents for good.
     let traces = [crate::store::FILE_NAME, TUNNEL_KEY_FILE, SIGNING_KEY_FILE, BACKUP_KEY_FILE];
@@ -342,14 +368,6 @@ fn read_signing_key(path: &Path) -> Result<SigningKey, KeysError> {
         .map_err(|_| KeysError::Malformed { path: path.to_path_buf(), wanted: "Ed25519 private key in PKCS #8 PEM" })
 }
 
-fn make_private_dir(dir: &Path) -> Result<(), KeysError> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir).map_err(file_error(dir))
-}
-
 fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
     write_atomically(path, bytes, 0o600).map_err(file_error(path))
 }
@@ -381,6 +399,27 @@ mod tests {
         assert_eq!(mode_of(&home), 0o700);
         for name in [TUNNEL_KEY_FILE, BACKUP_KEY_FILE, SIGNING_KEY_FILE, IDENTITY_FILE] {
             assert_eq!(mode_of(&home.join(name)), 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn of_many_that_make_a_hub_at_once_one_does_and_all_find_the_same() {
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let home = dir.path().join("hub");
+
+            let made = std::thread::scope(|threads| {
+                let init = threads.spawn(|| HubKeys::init(&home, None));
+                // What `serve` does.
+                let first = HubKeys::init_if_empty(&home).unwrap();
+                assert!(HubKeys::load(&home, None).is_ok());
+                [init.join().unwrap().ok(), first]
+            });
+
+            let [made] = made.into_iter().flatten().collect::<Vec<_>>().try_into().unwrap();
+            let loaded = HubKeys::load(&home, None).unwrap();
+            assert_eq!(loaded.identity, made.identity);
+            assert_eq!(loaded.verifying_key(), made.verifying_key());
         }
     }
 
@@ -455,7 +494,7 @@ mod tests {
 
         assert!(matches!(refused, Err(KeysError::BackupExists { .. })));
         assert_eq!(std::fs::read(&backup).unwrap(), b"somebody's key");
-        assert!(!home.exists());
+        assert!(!HubKeys::exist_in(&home).unwrap());
     }
 
     #[test]

@@ -13,5 +13,6 @@ pub mod dispatch;
 pub mod keys;
 pub mod listening;
 pub mod registry;
+pub mod status;
 pub mod store;
 pub mod user_gateway;

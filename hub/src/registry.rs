@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::ApiKeyId;

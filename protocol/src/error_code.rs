@@ -174,6 +174,9 @@ error_codes! {
     ModelUnknown = 2020, Usage, false,
         "no connected agent offers this model",
         "see `/v1/models` for what is offered, or ask the operator";
+    HttpVersion = 2021, Usage, false,
+        "HTTP/1.0 cannot tell a broken answer from a whole one",
+        "speak HTTP/1.1; behind nginx: `proxy_http_version 1.1;`";
 
     // 30xx: configuration.
     ConfigUnreadable = 3001, Config, false,

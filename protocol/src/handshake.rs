@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! "keyhaven/agent-auth/v1\0" | TLS exporter 32 | hub nonce 32 | fleet 16 | agent 16 | version u16
-//! | egress u8 | ledger epoch u32, size u64, head 32 | token id 16 and secret 32, or nothing
+//! | egress u8 | instance 16 | ledger epoch u32, size u64, head 32 | token id 16 and secret 32, or nothing
 //! ```
 //!
 //! Invariant: a signature recorded or relayed from one TLS connection is worthless on another.
@@ -69,6 +69,8 @@ pub struct Identity<'a> {
     pub key: &'a SigningKey,
     /// What it can reach.
     pub egress: Egress,
+    /// This start of its process.
+    pub instance: Hex<16>,
     /// Where its ledger stands.
     pub ledger: LedgerHead,
     /// The join token's proof, while enrolling.
@@ -96,6 +98,7 @@ pub fn answer(
         signature: Hex([0; 64]),
         enrolment: identity.enrolment,
         egress: identity.egress,
+        instance: identity.instance,
         ledger: identity.ledger,
         software: software.to_owned(),
     };
@@ -130,6 +133,7 @@ pub fn auth_transcript(challenge: &Challenge, binding: &ChannelBinding, auth: &A
         Egress::Official => 0,
         Egress::Loopback => 1,
     });
+    out.extend_from_slice(&auth.instance.0);
     out.extend_from_slice(&auth.ledger.epoch.to_be_bytes());
     out.extend_from_slice(&auth.ledger.size.to_be_bytes());
     out.extend_from_slice(&auth.ledger.head.0);
@@ -168,6 +172,7 @@ mod tests {
             Auth { public_key: Hex(other_key), ..auth.clone() },
             Auth { enrolment: None, ..auth.clone() },
             Auth { egress: Egress::Loopback, ..auth.clone() },
+            Auth { instance: Hex([1; 16]), ..auth.clone() },
             Auth { ledger: LedgerHead { size: 1, ..LedgerHead::EMPTY }, ..auth.clone() },
         ];
 
@@ -218,6 +223,7 @@ mod tests {
             fleet: FleetId([2; 16]),
             key,
             egress: Egress::Official,
+            instance: Hex([0; 16]),
             ledger: LedgerHead::EMPTY,
             enrolment,
         }

@@ -5,9 +5,9 @@
 use std::fs::File;
 use std::path::Path;
 
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::cli::table;
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use serde::Serialize;
 

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use clap::Args;
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::cli::Output;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::files::DirLock;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::join_token::JoinToken;
@@ -33,7 +33,7 @@ pub(crate) struct TokenArguments {
     /// The token (`kh1_...`), or `-` to read it from standard input. Without
     /// one, the environment variable KEYHAVEN_AGENT_JOIN_TOKEN is read.
     #[arg(value_name = "TOKEN", conflicts_with = "file")]
-    token: Option<String>,
+    token: Option<SecretString>,
     /// Read the token from a file.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -97,14 +97,7 @@ pub(crate) fn not_joined(context: &Context) -> Failure {
 /// Takes the data directory for this process, making it first if need be.
 pub(crate) fn lock(context: &Context) -> anyhow::Result<DirLock> {
     crate::vault::create_dir(&context.dir)?;
-    DirLock::acquire(&context.dir).map_err(|error| {
-        let failure = if DirLock::is_held_elsewhere(&error) {
-            Failure::new(ErrorCode::AlreadyRunning, "")
-        } else {
-            Failure::new(ErrorCode::DataDirUnusable, error.to_string())
-        };
-        failure.at(shown(&context.dir)).into()
-    })
+    Ok(DirLock::claim(&context.dir)?)
 }
 
 pub(crate) fn needed_token(output: Output, given: &TokenArguments) -> anyhow::Result<JoinToken> {
@@ -117,13 +110,13 @@ pub(crate) fn needed_token(output: Output, given: &TokenArguments) -> anyhow::Re
 /// The token, if one was given anywhere.
 pub(crate) fn token(output: Output, given: &TokenArguments) -> Result<Option<JoinToken>, Failure> {
     let (text, place) = match (&given.token, &given.file) {
-        (Some(dash), _) if dash == "-" => (from_stdin()?, "standard input".to_owned()),
+        (Some(dash), _) if dash.expose_secret() == "-" => (from_stdin()?, "standard input".to_owned()),
         (Some(token), _) => {
             output.note(
                 "warning: an argument is visible to every user of this machine while the command \
                  runs; `-` and standard input, --file or KEYHAVEN_AGENT_JOIN_TOKEN are safer",
             );
-            (SecretString::from(token.as_str()), "the argument TOKEN".to_owned())
+            (token.clone(), "the argument TOKEN".to_owned())
         }
         (None, Some(file)) => (from_file(file)?, shown(file)),
         (None, None) => match std::env::var(TOKEN_VARIABLE) {
@@ -181,13 +174,13 @@ mod tests {
 
     #[test]
     fn a_damaged_token_is_named_by_its_place_and_never_repeated() {
-        let given = TokenArguments { token: Some("kh1_PLANTED".to_owned()), file: None };
+        let given = TokenArguments { token: Some("kh1_PLANTED".into()), file: None };
 
         let failure = token(Output::new(true), &given).unwrap_err();
 
         assert_eq!(failure.code(), ErrorCode::TokenMalformed);
         assert!(failure.to_string().contains("the argument TOKEN"));
-        assert!(!failure.to_string().contains("PLANTED"));
+        assert!(!format!("{failure} {failure:?} {given:?}").contains("PLANTED"));
     }
 
     #[test]

@@ -4,9 +4,11 @@
 
 use clap::Args;
 use clap::Subcommand;
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::cli::confirm;
+use keyhaven_daemon::cli::somebody_answers;
 use keyhaven_daemon::cli::table;
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::VendorKeyId;
 use keyhaven_protocol::provider::Provider;
@@ -19,6 +21,7 @@ use crate::cli::shown;
 use crate::cli::vault_access;
 use crate::cli::vault_access::NewVault;
 use crate::provider::Egress;
+use crate::provider::TestedKey;
 use crate::vault::Vault;
 use crate::vault::host::Account;
 use crate::vault::host::AzureSuffix;
@@ -141,7 +144,7 @@ fn attest(context: &Context, given: bool) -> anyhow::Result<Attestation> {
         context.output.note(&format!("attested: {ATTESTATION}"));
         true
     } else {
-        prompt::somebody_answers() && prompt::confirm(&format!("{ATTESTATION}\nDo you confirm this?"))?
+        somebody_answers() && confirm(&format!("{ATTESTATION}\nDo you confirm this?"))?
     };
     if !agreed {
         return Err(Failure::new(ErrorCode::AttestationMissing, "").into());
@@ -195,8 +198,10 @@ struct Tested {
     id: VendorKeyId,
     provider: Provider,
     host: String,
+    /// The vendor accepts the key.
     ok: bool,
-    models: Vec<String>,
+    /// `null` where they are not known.
+    models: Option<Vec<String>>,
     error: Option<String>,
 }
 
@@ -217,11 +222,12 @@ async fn test(context: &Context, named: Option<&str>, egress: &Egress) -> anyhow
     for key in keys {
         let result = crate::provider::test_key(egress, &vault, key.id).await;
         let (models, error) = match result {
-            Ok(models) => (models, None),
+            Ok(TestedKey::Lists(models)) => (Some(models), None),
+            Ok(TestedKey::MayNotList) => (None, None),
             Err(error) => {
                 let shown = format!("{error:#}");
                 first_error.get_or_insert(error);
-                (Vec::new(), Some(shown))
+                (None, Some(shown))
             }
         };
         tested.push(Tested { id: key.id, provider: key.provider, host: key.host, ok: error.is_none(), models, error });
@@ -244,9 +250,10 @@ fn tested_text(keys: &[Tested]) -> String {
             vec![
                 key.id.to_string(),
                 key.host.clone(),
-                match &key.error {
-                    None => format!("ok, {} models", key.models.len()),
-                    Some(error) => error.clone(),
+                match (&key.error, &key.models) {
+                    (Some(error), _) => error.clone(),
+                    (None, Some(models)) => format!("ok, {} models", models.len()),
+                    (None, None) => "accepted, but may not list models".to_owned(),
                 },
             ]
         })
@@ -264,7 +271,7 @@ fn remove(context: &Context, name: &str, yes: bool, dry_run: bool) -> anyhow::Re
         })?;
         return Ok(());
     }
-    let agreed = yes || (prompt::somebody_answers() && prompt::confirm(&format!("Remove {what}?"))?);
+    let agreed = yes || (somebody_answers() && confirm(&format!("Remove {what}?"))?);
     if !agreed {
         return Err(super::usage("nothing was removed").fix("confirm the question, or give --yes").into());
     }
@@ -350,6 +357,22 @@ mod tests {
         assert_eq!(find(&vault, &one.id.to_string()).unwrap(), one);
         assert!(find(&vault, "two").is_err());
         assert!(find(&vault, "three").is_err());
+    }
+
+    #[test]
+    fn a_key_without_the_right_to_list_models_is_told_from_one_that_lists_none() {
+        let tested = |models| Tested {
+            id: VendorKeyId([1; 16]),
+            provider: Provider::OpenAi,
+            host: "api.openai.com".to_owned(),
+            ok: true,
+            models,
+            error: None,
+        };
+
+        let text = tested_text(&[tested(None), tested(Some(Vec::new()))]);
+
+        assert!(text.contains("accepted, but may not list models") && text.contains("ok, 0 models"), "{text}");
     }
 
     #[test]

@@ -16,12 +16,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::Subcommand;
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::cli::Output;
-use keyhaven_daemon::cli::table;
+use keyhaven_daemon::cli::config_checked;
+use keyhaven_daemon::cli::config_shown;
+use keyhaven_daemon::cli::field_and_value;
+use keyhaven_daemon::cli::settings_of_flags;
 use keyhaven_daemon::config::Leaf;
 use keyhaven_daemon::config::Origin;
 use keyhaven_daemon::config::Source;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::telemetry;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::version::SUPPORTED;
@@ -55,6 +58,9 @@ pub struct Arguments {
     /// Where the vault and the status file live; overrides `data_dir`.
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Set one field of the configuration, such as calls.concurrent_max=50.
+    #[arg(long, global = true, value_name = "FIELD=VALUE", value_parser = field_and_value)]
+    set: Vec<(String, String)>,
     #[command(subcommand)]
     command: Command,
 }
@@ -154,18 +160,14 @@ fn dispatch(arguments: Arguments, output: Output, egress: Egress) -> anyhow::Res
         Command::Status => running::status(&context),
         Command::Key(command) => runtime.block_on(keys::run(&context, command, &egress)),
         Command::Doctor => runtime.block_on(doctor::run(&context)),
-        Command::Config(ConfigCommand::Check) => config_check(&context),
-        Command::Config(ConfigCommand::Show { origin }) => config_show(&context, origin),
+        Command::Config(ConfigCommand::Check) => Ok(config_checked(output, arguments.config.as_deref(), &context.dir)?),
+        Command::Config(ConfigCommand::Show { origin }) => Ok(config_shown(output, &context.leaves, origin)?),
         Command::Explain { .. } | Command::Completions { .. } | Command::Version => Ok(()),
     }
 }
 
 fn load(arguments: &Arguments, output: Output) -> Result<Context, Failure> {
-    let mut flags = Vec::new();
-    if let Some(dir) = &arguments.data_dir {
-        let text = dir.to_str().ok_or_else(|| usage("--data-dir is not UTF-8"))?;
-        flags.push(("data_dir".to_owned(), text.to_owned()));
-    }
+    let flags = settings_of_flags(&arguments.set, arguments.data_dir.as_deref())?;
     let loaded = keyhaven_daemon::config::load::<Config>(&Source {
         env_prefix: ENV_PREFIX,
         file: arguments.config.as_deref(),
@@ -211,28 +213,6 @@ fn version(output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn config_check(context: &Context) -> anyhow::Result<()> {
-    #[derive(Serialize)]
-    struct Valid {
-        valid: bool,
-    }
-    context.output.emit("config-check", &Valid { valid: true }, || "The configuration is valid.".to_owned())?;
-    Ok(())
-}
-
-fn config_show(context: &Context, origin: bool) -> anyhow::Result<()> {
-    context.output.emit("config", &context.leaves, || {
-        let rows = context.leaves.iter().map(|leaf| {
-            let mut row = vec![leaf.path.clone(), leaf.value.clone()];
-            row.extend(origin.then(|| leaf.origin.to_string()));
-            row
-        });
-        let headers: &[&str] = if origin { &["key", "value", "from"] } else { &["key", "value"] };
-        table(headers, rows.collect())
-    })?;
-    Ok(())
-}
-
 fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
@@ -255,6 +235,23 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_field_that_is_set_wins_over_the_file_and_the_data_directory_over_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.yaml");
+        std::fs::write(&file, "data_dir: /file\ncalls:\n  concurrent_max: 7\nlog:\n  level: warn\n").unwrap();
+        let file = file.to_str().unwrap();
+        let words =
+            ["keyhaven-agent", "--config", file, "--set", "calls.concurrent_max=8", "--data-dir", "/x", "status"];
+
+        let context = load(&Arguments::try_parse_from(words).unwrap(), Output::new(true)).unwrap();
+
+        assert_eq!(context.dir, PathBuf::from("/x"));
+        assert_eq!(context.config.calls.concurrent_max, 8);
+        assert_eq!(context.config.log.level, "warn");
+        assert!(Arguments::try_parse_from(["keyhaven-agent", "--set", "nothing", "status"]).is_err());
     }
 
     #[test]

@@ -6,18 +6,12 @@
 use std::io;
 use std::io::IsTerminal as _;
 use std::io::Read as _;
-use std::io::Write as _;
 
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 /// Longer than any vendor's key or join token.
 const STDIN_BYTES_MAX: u64 = 16 * 1024;
-
-/// Whether questions on standard input reach a person.
-pub(crate) fn somebody_answers() -> bool {
-    io::stdin().is_terminal() && io::stderr().is_terminal()
-}
 
 /// Whether a secret can be asked for on the terminal itself, whatever standard input is.
 pub(crate) fn can_ask_for_secrets() -> bool {
@@ -28,16 +22,6 @@ pub(crate) fn can_ask_for_secrets() -> bool {
 pub(crate) fn secret(question: &str) -> io::Result<SecretString> {
     let text = Zeroizing::new(rpassword::prompt_password(question)?);
     Ok(SecretString::from(text.trim()))
-}
-
-/// Asks a question that `y` or `yes` affirms.
-pub(crate) fn confirm(question: &str) -> io::Result<bool> {
-    let mut stderr = io::stderr().lock();
-    write!(stderr, "{question} [y/N] ")?;
-    stderr.flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 /// All of standard input, without the white space around it.

@@ -2,13 +2,10 @@
 //!
 //! Invariant: one process per data directory, and it ends in order when asked.
 
-use std::time::Duration;
-
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::cli::table;
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::files::DirLock;
-use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::ErrorCode;
 use serde::Serialize;
 
@@ -21,11 +18,6 @@ use crate::provider::Egress;
 use crate::status::Status;
 use crate::status::StatusFile;
 use crate::vault::Vault;
-
-/// How long calls under way may take to end once the agent is told to stop.
-const DRAIN_GRACE: Duration = Duration::from_secs(30);
-/// How long the agent itself may take after that.
-const END_TIME_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(context: Context, egress: Egress) -> anyhow::Result<()> {
     if !Vault::exists(&context.dir) {
@@ -68,27 +60,8 @@ pub(crate) async fn up(context: Context, given: &JoinArguments, egress: Egress) 
     serve(context, vault, egress, lock).await
 }
 
-/// Serves until asked to stop; asked again, it stops at once.
 async fn serve(context: Context, vault: Vault, egress: Egress, _lock: DirLock) -> anyhow::Result<()> {
-    let tasks = Tasks::new();
-    let serving = crate::app::run(context.config, context.dir, vault, egress, tasks.clone());
-    tokio::pin!(serving);
-    tokio::select! {
-        result = &mut serving => return result,
-        () = asked_to_stop(&tasks) => {}
-    }
-    match tokio::time::timeout(END_TIME_MAX, serving).await {
-        Ok(result) => result,
-        Err(_) => Ok(()),
-    }
-}
-
-async fn asked_to_stop(tasks: &Tasks) {
-    Tasks::signals().await;
-    tokio::select! {
-        () = tasks.shut_down(DRAIN_GRACE) => {}
-        () = Tasks::signals() => tasks.stopping().cancel(),
-    }
+    crate::app::serve(context.config, context.dir, vault, egress).await
 }
 
 #[derive(Serialize)]

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::Path;
 
 use clap::ValueEnum;
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use secrecy::ExposeSecret as _;
 use secrecy::SecretString;

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use ed25519_dalek::SigningKey;
 use futures_util::SinkExt;
 use futures_util::StreamExt;
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::link::websocket_config;
 use keyhaven_daemon::tls;
 use keyhaven_protocol::ErrorCode;
@@ -27,6 +27,7 @@ use keyhaven_protocol::frame::put_frame;
 use keyhaven_protocol::frame::to_json;
 use keyhaven_protocol::handshake;
 use keyhaven_protocol::handshake::TUNNEL_PATH;
+use keyhaven_protocol::hex::Hex;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -38,6 +39,9 @@ use crate::vault::identity::Identity;
 
 /// From the first packet to WELCOME.
 const DIAL_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// The longest a hub may ask to be left alone.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 
 /// What certificates and HTTP call the hub; only its key matters.
 const HUB_NAME: &str = "keyhaven.invalid";
@@ -66,6 +70,8 @@ pub enum LinkError {
         code: ErrorCode,
         /// In the hub's words.
         message: String,
+        /// Not before then is another attempt of any use.
+        retry_after: Duration,
     },
     /// The hub is not one this agent can talk to.
     #[error(transparent)]
@@ -87,6 +93,21 @@ impl LinkError {
         }
     }
 
+    /// What a REFUSE means.
+    pub fn refused(refuse: Refuse) -> Self {
+        let code = refuse.code.parse().unwrap_or(ErrorCode::HandshakeRefused);
+        let retry_after = Duration::from_millis(refuse.retry_after_ms).min(RETRY_AFTER_MAX);
+        Self::Refused { code, message: refuse.message, retry_after }
+    }
+
+    /// How long the hub asked to be left alone.
+    pub const fn retry_after(&self) -> Duration {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Unreachable(_) | Self::Pin(_) | Self::Handshake(_) | Self::Protocol(_) => Duration::ZERO,
+        }
+    }
+
     /// Whether trying again could ever help without somebody doing something.
     pub const fn is_final(&self) -> bool {
         matches!(
@@ -102,26 +123,41 @@ impl From<LinkError> for Failure {
     }
 }
 
+/// Who dials.
+#[derive(Clone, Copy)]
+pub struct Caller<'a> {
+    /// Who this agent is, and which hub it trusts.
+    pub identity: &'a Identity,
+    /// Its key.
+    pub key: &'a SigningKey,
+    /// What it can reach.
+    pub egress: Egress,
+    /// This start of its process.
+    pub instance: Hex<16>,
+}
+
+/// A random name for one start of a process.
+///
+/// # Errors
+/// When the system gives no random bytes.
+pub fn new_instance() -> Result<Hex<16>, LinkError> {
+    let mut instance = [0; 16];
+    let filled = getrandom::fill(&mut instance);
+    filled.map_err(|_| LinkError::Protocol("the system gave no random bytes".to_owned()))?;
+    Ok(Hex(instance))
+}
+
 /// Dials the hub and proves who this agent is.
 ///
 /// # Errors
 /// [`LinkError`], by whose fault it is.
-pub async fn dial(
-    identity: &Identity,
-    key: &SigningKey,
-    egress: Egress,
-    enrolment: Option<Enrolment>,
-) -> Result<Dialled, LinkError> {
-    let late = |_| LinkError::Unreachable(format!("{} did not answer in time", identity.hub_address));
-    tokio::time::timeout(DIAL_TIME_MAX, shake_hands(identity, key, egress, enrolment)).await.map_err(late)?
+pub async fn dial(caller: Caller<'_>, enrolment: Option<Enrolment>) -> Result<Dialled, LinkError> {
+    let late = |_| LinkError::Unreachable(format!("{} did not answer in time", caller.identity.hub_address));
+    tokio::time::timeout(DIAL_TIME_MAX, shake_hands(caller, enrolment)).await.map_err(late)?
 }
 
-async fn shake_hands(
-    identity: &Identity,
-    key: &SigningKey,
-    egress: Egress,
-    enrolment: Option<Enrolment>,
-) -> Result<Dialled, LinkError> {
+async fn shake_hands(caller: Caller<'_>, enrolment: Option<Enrolment>) -> Result<Dialled, LinkError> {
+    let Caller { identity, key, egress, instance } = caller;
     let stream = connect(identity).await?;
     let protocol = |error: &dyn std::fmt::Display| LinkError::Protocol(error.to_string());
     let binding = tls::channel_binding(stream.get_ref().1).map_err(|error| protocol(&error))?;
@@ -136,6 +172,7 @@ async fn shake_hands(
         fleet: identity.fleet,
         key,
         egress,
+        instance,
         ledger: LedgerHead::EMPTY,
         enrolment,
     };
@@ -172,9 +209,7 @@ async fn receive(socket: &mut WebSocketStream<TlsStream<TcpStream>>) -> Result<F
     let frame = next_frame(&mut batch).map_err(|error| protocol(error.to_string()))?;
     let frame = frame.ok_or_else(|| protocol("the hub sent an empty message".to_owned()))?;
     if frame.kind == FrameKind::Refuse.number() {
-        let refuse: Refuse = from_json(&frame.payload).map_err(|error| protocol(error.to_string()))?;
-        let code = refuse.code.parse().unwrap_or(ErrorCode::HandshakeRefused);
-        return Err(LinkError::Refused { code, message: refuse.message.chars().take(200).collect() });
+        return Err(LinkError::refused(Refuse::read(&frame.payload)));
     }
     Ok(frame)
 }

@@ -7,8 +7,10 @@ mod backoff;
 mod dial;
 mod serve;
 
+pub use dial::Caller;
 pub use dial::Dialled;
 pub use dial::LinkError;
 pub use dial::dial;
+pub use dial::new_instance;
 pub use serve::LinkView;
 pub use serve::Linker;

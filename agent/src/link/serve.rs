@@ -4,14 +4,15 @@
 //! Invariant: the task of a link ends with the link, and every stream it opened is served
 //! or refused.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::link;
 use keyhaven_daemon::link::LinkEnd;
 use keyhaven_daemon::link::LinkEvents;
@@ -24,6 +25,8 @@ use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
 use keyhaven_protocol::frame::Withdraw;
 use keyhaven_protocol::frame::to_json;
+use keyhaven_protocol::hex::Hex;
+use keyhaven_protocol::id::VendorKeyId;
 use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Side;
@@ -33,6 +36,7 @@ use tracing::info;
 use tracing::warn;
 
 use super::backoff::Backoff;
+use super::dial::Caller;
 use super::dial::Dialled;
 use super::dial::LinkError;
 use super::dial::dial;
@@ -41,7 +45,7 @@ use crate::provider::Egress;
 use crate::relay::Relay;
 use crate::status::LinkState;
 use crate::status::LinkStatus;
-use crate::vault::shared::SharedVault;
+use crate::vault::running::SharedVault;
 
 /// A link that lived so long was good.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
@@ -63,6 +67,8 @@ pub struct Linker {
     pub view: LinkView,
     /// The waits between attempts: first and most.
     pub backoff: (Duration, Duration),
+    /// This start of the process.
+    pub instance: Hex<16>,
     /// Where its tasks live.
     pub tasks: Tasks,
 }
@@ -117,7 +123,7 @@ impl LinkView {
 
 /// What the task of a link tells the one that dials.
 enum News {
-    Drains,
+    Drains(Duration),
     Ended(LinkEnd, Duration),
 }
 
@@ -130,6 +136,7 @@ impl Linker {
         let draining = self.tasks.draining();
         let mut backoff = Backoff::new(self.backoff.0, self.backoff.1);
         loop {
+            let mut asked = Duration::ZERO;
             let dialled = tokio::select! {
                 biased;
                 () = draining.cancelled() => return Ok(()),
@@ -138,16 +145,18 @@ impl Linker {
             match dialled {
                 Ok(dialled) => {
                     let Some(news) = self.live(dialled).await else { return Ok(()) };
-                    match news {
-                        News::Drains => {
-                            backoff.reset();
-                            continue;
-                        }
+                    let (lived, drains) = match news {
+                        News::Drains(lived) => (lived, true),
                         News::Ended(end, lived) => {
-                            self.say_ended(&end)?;
-                            if lived >= GOOD_AFTER {
-                                backoff.reset();
-                            }
+                            asked = self.say_ended(end)?;
+                            (lived, false)
+                        }
+                    };
+                    if lived >= GOOD_AFTER {
+                        backoff.reset();
+                        if drains {
+                            // The replacement comes up while the old link still works.
+                            continue;
                         }
                     }
                 }
@@ -155,9 +164,10 @@ impl Linker {
                 Err(error) => {
                     warn!(error.code = %error.code(), "no link to the hub: {error}");
                     self.view.set(LinkState::Connecting, Some(error.code()), None);
+                    asked = error.retry_after();
                 }
             }
-            let wait = backoff.next(random());
+            let wait = backoff.next(random()).max(asked);
             tokio::select! {
                 biased;
                 () = draining.cancelled() => return Ok(()),
@@ -174,7 +184,8 @@ impl Linker {
             let key = vault.signing_key().map_err(|error| LinkError::Protocol(error.to_string()))?;
             (identity, key)
         };
-        dial(&identity, &key, self.egress.declared(), None).await
+        let caller = Caller { identity: &identity, key: &key, egress: self.egress.declared(), instance: self.instance };
+        dial(caller, None).await
     }
 
     /// Serves a link in a task of its own; returns when a replacement is wanted, or with
@@ -195,34 +206,39 @@ impl Linker {
             }
             news = news.recv() => {
                 let news = news.unwrap_or(News::Ended(LinkEnd::Closed, Duration::ZERO));
-                let handle = matches!(news, News::Drains).then_some(handle);
+                let handle = matches!(news, News::Drains(_)).then_some(handle);
                 self.view.set(LinkState::Connecting, None, handle);
                 Some(news)
             }
         }
     }
 
-    fn say_ended(&self, end: &LinkEnd) -> Result<(), Failure> {
-        let code = match end {
-            LinkEnd::Refused(refuse) => refuse.code.parse().unwrap_or(ErrorCode::HandshakeRefused),
-            LinkEnd::Fault(_) | LinkEnd::Truncated => ErrorCode::LinkProtocol,
+    /// Notes how a link ended. Returns how long the hub asked to be left alone.
+    fn say_ended(&self, end: LinkEnd) -> Result<Duration, Failure> {
+        let why = end.to_string();
+        let (code, asked) = match end {
+            LinkEnd::Refused(refuse) => {
+                let refused = LinkError::refused(refuse);
+                (refused.code(), refused.retry_after())
+            }
+            LinkEnd::Fault(_) | LinkEnd::Truncated => (ErrorCode::LinkProtocol, Duration::ZERO),
             LinkEnd::Closed | LinkEnd::ClosedByPeer | LinkEnd::Silent(_) | LinkEnd::Socket(_) => {
-                ErrorCode::HubUnreachable
+                (ErrorCode::HubUnreachable, Duration::ZERO)
             }
         };
-        warn!(error.code = %code, "the link ended: {end}");
+        warn!(error.code = %code, "the link ended: {why}");
         if code == ErrorCode::AgentRevoked {
             return Err(Failure::new(code, ""));
         }
         self.view.set(LinkState::Connecting, Some(code), None);
-        Ok(())
+        Ok(asked)
     }
 }
 
 /// The task of one link.
 async fn serve(linker: Arc<Linker>, dialled: Dialled, handle: LinkHandle, news: mpsc::Sender<News>) {
     let began = Instant::now();
-    let events = Events { linker: linker.clone(), news: news.clone() };
+    let events = Events { linker: linker.clone(), news: news.clone(), began };
     let keep_offers = offer(&linker.offers, &handle);
     let obey = async {
         linker.tasks.draining().cancelled().await;
@@ -242,16 +258,16 @@ async fn serve(linker: Arc<Linker>, dialled: Dialled, handle: LinkHandle, news: 
 /// Sends what is offered, now and whenever it changes.
 async fn offer(offers: &Offers, handle: &LinkHandle) {
     let mut changed = offers.changed();
-    let mut offered = Vec::new();
+    let mut offered: HashMap<VendorKeyId, Bytes> = HashMap::new();
     loop {
-        let frames = offers.frames();
-        for gone in offered.iter().filter(|key| !frames.iter().any(|(now, _)| now == *key)) {
+        let now: HashMap<VendorKeyId, Bytes> = offers.frames().into_iter().collect();
+        for gone in offered.keys().filter(|key| !now.contains_key(key)) {
             handle.send_control(FrameKind::Withdraw, &to_json(&Withdraw { vendor_key: *gone }));
         }
-        for (_, payload) in &frames {
+        for (_, payload) in now.iter().filter(|(key, payload)| offered.get(key) != Some(payload)) {
             handle.send_control(FrameKind::Offer, payload);
         }
-        offered = frames.into_iter().map(|(key, _)| key).collect();
+        offered = now;
         if changed.changed().await.is_err() {
             return std::future::pending().await;
         }
@@ -261,6 +277,7 @@ async fn offer(offers: &Offers, handle: &LinkHandle) {
 struct Events {
     linker: Arc<Linker>,
     news: mpsc::Sender<News>,
+    began: Instant,
 }
 
 impl LinkEvents for Events {
@@ -276,7 +293,7 @@ impl LinkEvents for Events {
     fn peer_drains(&mut self, _drain: &Drain) {
         info!("the hub drains this link; dialling a new one");
         // Full means that the one who dials already knows.
-        let _ = self.news.try_send(News::Drains);
+        let _ = self.news.try_send(News::Drains(self.began.elapsed()));
     }
 }
 

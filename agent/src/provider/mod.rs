@@ -3,13 +3,16 @@
 //!
 //! Invariant: nothing that is read at run time can add a host.
 
+mod cause;
 mod connector;
 mod egress;
 mod models;
 
+pub(crate) use cause::deepest;
 pub use connector::VendorClient;
 pub use egress::Egress;
 pub use egress::EgressError;
 pub use models::ListError;
+pub use models::TestedKey;
 pub use models::list_models;
 pub use models::test_key;

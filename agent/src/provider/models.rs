@@ -12,7 +12,7 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use http_body_util::Empty;
 use http_body_util::Limited;
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::VendorKeyId;
 use keyhaven_protocol::provider::Provider;
@@ -22,6 +22,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::cause::deepest;
 use super::connector::VendorClient;
 use super::egress::Egress;
 use crate::vault::Vault;
@@ -41,6 +42,9 @@ pub enum ListError {
     /// The vendor does not accept the key.
     #[error("the vendor answered {0}")]
     Rejected(StatusCode),
+    /// The vendor accepts the key, but the key has no right to list models.
+    #[error("the vendor answered {0}: the key may not list models")]
+    MayNotList(StatusCode),
     /// The vendor cannot be asked now.
     #[error("{0}")]
     Unreachable(String),
@@ -53,23 +57,37 @@ impl From<ListError> for Failure {
     fn from(error: ListError) -> Self {
         match error {
             ListError::Rejected(status) => Self::new(ErrorCode::VendorRefusedKey, format!("it answered {status}")),
+            ListError::MayNotList(_) => {
+                Self::new(ErrorCode::VendorRefusedKey, error.to_string()).fix("give the key the right to list models")
+            }
             ListError::Unreachable(why) => Self::new(ErrorCode::VendorUnreachable, why),
             ListError::Vault(error) => error.into(),
         }
     }
 }
 
-/// The ids of the models that a key of the vault lists.
+/// What came of trying a key that its vendor accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TestedKey {
+    /// The ids of the models that it lists.
+    Lists(Vec<String>),
+    /// It has no right to list models; what it can call is not known.
+    MayNotList,
+}
+
+/// Tries a key of the vault: asks its vendor for the models.
 ///
 /// # Errors
 /// A [`Failure`] inside: the key is unknown, the vendor refuses it or cannot be reached.
-pub async fn test_key(egress: &Egress, vault: &Vault, id: VendorKeyId) -> anyhow::Result<Vec<String>> {
-    let info = vault.keys().into_iter().find(|key| key.id == id);
-    let info = info.ok_or_else(|| Failure::new(ErrorCode::VaultKeyUnknown, id.to_string()))?;
+pub async fn test_key(egress: &Egress, vault: &Vault, id: VendorKeyId) -> anyhow::Result<TestedKey> {
+    let info = vault.key_info(id).ok_or_else(|| Failure::new(ErrorCode::VaultKeyUnknown, id.to_string()))?;
     let secret = vault.open_key(id, &info.host).map_err(Failure::from)?;
     let client = VendorClient::new(egress, CONNECT_TIME_MAX);
-    let models = list_models(&client, &info, &secret).await.map_err(Failure::from)?;
-    Ok(models.iter().filter_map(|model| Named::read(model)).map(|named| named.id).collect())
+    let models = match list_models(&client, &info, &secret).await {
+        Err(ListError::MayNotList(_)) => return Ok(TestedKey::MayNotList),
+        listed => listed.map_err(Failure::from)?,
+    };
+    Ok(TestedKey::Lists(models.iter().filter_map(|model| Named::read(model)).map(|named| named.id).collect()))
 }
 
 /// The vendor's own objects of the models this key may call, in the vendor's order.
@@ -114,14 +132,16 @@ async fn ask(
         .body(Empty::new())
         .map_err(|error| unreachable(&error))?;
     let asked = async {
-        let response = client.send(request).await.map_err(|error| unreachable(&error))?;
+        let response = client.send(request).await.map_err(|error| unreachable(&deepest(&error)))?;
         match response.status() {
             StatusCode::OK => {}
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => return Err(ListError::Rejected(status)),
+            status @ StatusCode::UNAUTHORIZED => return Err(ListError::Rejected(status)),
+            // A key of least privilege serves calls all the same.
+            status @ StatusCode::FORBIDDEN => return Err(ListError::MayNotList(status)),
             status => return Err(ListError::Unreachable(format!("the vendor answered {status}"))),
         }
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        Ok(body.map_err(|error| unreachable(&error))?.to_bytes())
+        Ok(body.map_err(|error| unreachable(&deepest(&*error)))?.to_bytes())
     };
     let late = |_| ListError::Unreachable("the vendor did not answer in time".to_owned());
     tokio::time::timeout(ANSWER_TIME_MAX, asked).await.map_err(late)?
@@ -159,7 +179,20 @@ fn deployment(name: &str) -> Option<Box<RawValue>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use rustls_pki_types::PrivatePkcs8KeyDer;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
+    use crate::vault::host::Account;
+    use crate::vault::key::Attestation;
+    use crate::vault::key::NewKey;
+    use crate::vault::unlock::Unlock;
 
     #[test]
     fn what_names_the_owner_is_not_public() {
@@ -170,5 +203,102 @@ mod tests {
         assert!(!public(r#"{"id":"ft:gpt-4o:acme::abc","owned_by":"acme"}"#));
         assert!(!public(r#"{"id":"curie","owned_by":"org-123"}"#));
         assert!(!public(r#"{"id":"curie","owned_by":"user-123"}"#));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_may_not_list_models_is_accepted_and_one_that_is_not_is_refused() {
+        let house = House::new().await;
+
+        let (listed, ()) = tokio::join!(house.test_key(), house.answer_one("200 OK", r#"{"data":[{"id":"gpt-5"}]}"#));
+        let (least, ()) = tokio::join!(house.test_key(), house.answer_one("403 Forbidden", "{}"));
+        let (refused, ()) = tokio::join!(house.test_key(), house.answer_one("401 Unauthorized", "{}"));
+        let (broken, ()) = tokio::join!(house.test_key(), house.answer_one("500 Oops", "{}"));
+
+        assert_eq!(listed.unwrap(), TestedKey::Lists(vec!["gpt-5".to_owned()]));
+        assert_eq!(least.unwrap(), TestedKey::MayNotList);
+        assert_eq!(code(&refused.unwrap_err()), ErrorCode::VendorRefusedKey);
+        assert_eq!(code(&broken.unwrap_err()), ErrorCode::VendorUnreachable);
+    }
+
+    #[tokio::test]
+    async fn a_vendor_that_cannot_be_reached_is_told_with_the_innermost_cause() {
+        let mut house = House::new().await;
+        house.close().await;
+
+        let error = house.test_key().await.unwrap_err();
+
+        assert_eq!(code(&error), ErrorCode::VendorUnreachable);
+        assert!(error.to_string().to_lowercase().contains("connection refused"), "{error}");
+    }
+
+    fn code(error: &anyhow::Error) -> ErrorCode {
+        error.downcast_ref::<Failure>().unwrap().code()
+    }
+
+    /// A vault with one key, and a vendor on loopback.
+    struct House {
+        _dir: tempfile::TempDir,
+        vault: Vault,
+        key: VendorKeyId,
+        egress: Egress,
+        acceptor: TlsAcceptor,
+        listener: TcpListener,
+    }
+
+    impl House {
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let mut vault = Vault::create(dir.path(), &Unlock::KeyFile).unwrap();
+            let new = NewKey {
+                account: Account::OpenAi,
+                label: String::new(),
+                secret: SecretString::from("sk-0123456789"),
+                attestation: Some(Attestation { text: "mine".to_owned(), at_unix_ms: 0 }),
+                added_unix_ms: 0,
+            };
+            let key = vault.add_key(new).unwrap().id;
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let signing = rcgen::KeyPair::generate().unwrap();
+            let certificate = rcgen::CertificateParams::new(["api.openai.com".to_owned()]).unwrap();
+            let certificate = certificate.self_signed(&signing).unwrap();
+            let egress = egress_to(listener.local_addr().unwrap(), &certificate.pem());
+            let server =
+                rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                    .with_safe_default_protocol_versions()
+                    .unwrap()
+                    .with_no_client_auth()
+                    .with_single_cert(
+                        vec![certificate.der().clone()],
+                        PrivatePkcs8KeyDer::from(signing.serialize_der()).into(),
+                    )
+                    .unwrap();
+            Self { _dir: dir, vault, key, egress, acceptor: TlsAcceptor::from(Arc::new(server)), listener }
+        }
+
+        async fn test_key(&self) -> anyhow::Result<TestedKey> {
+            test_key(&self.egress, &self.vault, self.key).await
+        }
+
+        async fn answer_one(&self, status: &str, body: &str) {
+            let (tcp, _) = self.listener.accept().await.unwrap();
+            let mut stream = self.acceptor.accept(tcp).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+
+        /// Nobody listens where the vendor was.
+        async fn close(&mut self) {
+            let gone = std::mem::replace(&mut self.listener, TcpListener::bind("127.0.0.1:0").await.unwrap());
+            drop(gone);
+        }
+    }
+
+    fn egress_to(vendor: SocketAddr, ca_pem: &str) -> Egress {
+        Egress::loopback(vec![("api.openai.com".to_owned(), vendor)], ca_pem.as_bytes()).unwrap()
     }
 }

@@ -25,7 +25,7 @@ use crate::config::Calls;
 use crate::provider::Egress;
 use crate::provider::VendorClient;
 use crate::status::CallTotals;
-use crate::vault::shared::SharedVault;
+use crate::vault::running::SharedVault;
 
 pub use body::CallBody;
 pub use body::RequestBroke;
@@ -78,6 +78,9 @@ impl Relay {
         let call = open.call;
         let end = self.run(&stream, open).await;
         self.note(call, &stream, end);
+        // hyper may keep the request's body, and with it the stream, as long as a vendor that
+        // answered early keeps its connection.
+        stream.let_go();
     }
 
     async fn run(&self, stream: &LinkStream, open: OpenHead) -> End {

@@ -30,6 +30,7 @@ use super::body::Progress;
 use super::refusal::about_owner;
 use crate::config::Calls;
 use crate::provider::VendorClient;
+use crate::provider::deepest;
 
 /// Calls the vendor and relays what it says.
 pub(super) async fn exchange(
@@ -117,8 +118,12 @@ async fn relay_body(stream: &LinkStream, head: Bytes, response: Response<Incomin
             Some(Ok(piece)) => {
                 // Trailers stay here: the consumer's `TE` is not forwarded, so none are owed.
                 let Ok(data) = piece.into_data() else { continue };
-                if stream.capacity().await.is_err() {
-                    return gone(stream);
+                match tokio::time::timeout(idle, stream.capacity()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return gone(stream),
+                    Err(_) => {
+                        return End::Refused(Abort::with_detail(AbortReason::Deadline, "nobody reads the response"));
+                    }
                 }
                 if body.is_end_stream() {
                     return finished(stream.send_last(data, Bytes::new()).is_ok(), stream);
@@ -160,15 +165,6 @@ fn reason_of_http(error: &hyper::Error) -> AbortReason {
     } else {
         AbortReason::VendorBroke
     }
-}
-
-/// The innermost message: it says what happened, and holds neither key nor body.
-fn deepest(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 fn broken(stream: &LinkStream, reason: AbortReason, detail: &str) -> End {

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::VendorKeyId;
 
@@ -53,6 +53,14 @@ pub enum VaultError {
     KeyMalformed {
         /// Which rule it breaks. Never the text itself.
         why: &'static str,
+    },
+    /// What was given as a vendor's key was made for somebody else.
+    #[error("it is {whose}")]
+    KeyForeign {
+        /// What it looks like.
+        whose: &'static str,
+        /// What to do about it.
+        fix: &'static str,
     },
     /// An Azure resource, suffix or deployment is missing, malformed or out of place.
     #[error("{why}")]
@@ -106,13 +114,35 @@ impl VaultError {
             Self::Damaged { .. } => ErrorCode::VaultDamaged,
             Self::KeyUnknown { .. } => ErrorCode::VaultKeyUnknown,
             Self::HostRefused { .. } => ErrorCode::AgentRefused,
-            Self::KeyMalformed { .. } => ErrorCode::VendorKeyMalformed,
+            Self::KeyMalformed { .. } | Self::KeyForeign { .. } => ErrorCode::VendorKeyMalformed,
             Self::ResourceMalformed { .. } => ErrorCode::ResourceMalformed,
             Self::LabelMalformed => ErrorCode::UsageInvalid,
             Self::AttestationMissing => ErrorCode::AttestationMissing,
             Self::Absent { .. } | Self::NotJoined => ErrorCode::NotJoined,
             Self::IdentityMismatch | Self::Random => ErrorCode::Internal,
             Self::Exists { .. } | Self::Io { .. } => ErrorCode::DataDirUnusable,
+        }
+    }
+
+    /// What helps against just this, where the code's own fix is too general.
+    pub const fn fix(&self) -> Option<&'static str> {
+        match self {
+            Self::KeyForeign { fix, .. } => Some(fix),
+            Self::Locked { .. }
+            | Self::Damaged { .. }
+            | Self::KeyFileExposed { .. }
+            | Self::KeyUnknown { .. }
+            | Self::HostRefused { .. }
+            | Self::KeyMalformed { .. }
+            | Self::ResourceMalformed { .. }
+            | Self::LabelMalformed
+            | Self::AttestationMissing
+            | Self::Exists { .. }
+            | Self::Absent { .. }
+            | Self::NotJoined
+            | Self::IdentityMismatch
+            | Self::Random
+            | Self::Io { .. } => None,
         }
     }
 }
@@ -124,7 +154,11 @@ impl From<&VaultError> for Failure {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        Self::new(error.code(), detail)
+        let failure = Self::new(error.code(), detail);
+        match error.fix() {
+            Some(fix) => failure.fix(fix),
+            None => failure,
+        }
     }
 }
 

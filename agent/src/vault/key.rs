@@ -65,8 +65,8 @@ pub struct KeyInfo {
     pub attestation: Attestation,
 }
 
-/// Whether this can be sent as a credential at all.
-pub(crate) fn check_text(text: &str) -> Result<(), VaultError> {
+/// Whether this can be sent to this vendor as a credential at all.
+pub(crate) fn check_text(text: &str, provider: Provider) -> Result<(), VaultError> {
     let malformed = |why| Err(VaultError::KeyMalformed { why });
     if !(KEY_BYTES_MIN..=KEY_BYTES_MAX).contains(&text.len()) {
         return malformed("it has fewer than 8 or more than 512 characters");
@@ -76,6 +76,30 @@ pub(crate) fn check_text(text: &str) -> Result<(), VaultError> {
     }
     if text.contains(['"', '\'', '`']) {
         return malformed("it holds quotes");
+    }
+    refuse_foreign(text, provider)
+}
+
+/// Who pastes the wrong secret must not hand it to a vendor it was not made for.
+fn refuse_foreign(text: &str, provider: Provider) -> Result<(), VaultError> {
+    let foreign = |whose, fix| Err(VaultError::KeyForeign { whose, fix });
+    if text.starts_with("kh_sk_") {
+        return foreign(
+            "a hub's API key for consumers",
+            "give the vendor's own key, from the vendor's console; a hub's key belongs into a consumer's SDK",
+        );
+    }
+    if text.starts_with("kh1_") {
+        return foreign(
+            "a join token",
+            "give the vendor's own key, from the vendor's console; join with the token by `keyhaven-agent join -`",
+        );
+    }
+    if text.starts_with("sk-ant-") && provider != Provider::Anthropic {
+        return foreign("a key of Anthropic", "add it with `keyhaven-agent key add anthropic`");
+    }
+    if ["sk-proj-", "sk-svcacct-"].iter().any(|begin| text.starts_with(begin)) && provider != Provider::OpenAi {
+        return foreign("a key of OpenAI", "add it with `keyhaven-agent key add openai`");
     }
     Ok(())
 }
@@ -105,6 +129,9 @@ pub(crate) fn mask(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use keyhaven_daemon::failure::Failure;
+    use keyhaven_protocol::ErrorCode;
+
     use super::*;
 
     #[test]
@@ -115,11 +142,38 @@ mod tests {
 
     #[test]
     fn a_pasted_key_with_anything_around_it_is_refused() {
+        let check_text = |text: &str| check_text(text, Provider::OpenAi);
         assert!(check_text("sk-proj-0123456789_-.~+/=").is_ok());
         for bad in ["", "short", "sk-abc defghi", "\"sk-abcdefghi\"", "sk-abcdefghi\n", "sk-äbcdefghi"] {
             assert!(check_text(bad).is_err(), "{bad:?}");
         }
         assert!(check_text(&"k".repeat(513)).is_err());
+    }
+
+    #[test]
+    fn a_secret_that_was_made_for_somebody_else_is_refused() {
+        let refused = |text: &str, provider| matches!(check_text(text, provider), Err(VaultError::KeyForeign { .. }));
+
+        for provider in Provider::ALL.iter().copied() {
+            assert!(refused("kh_sk_0123456789", provider), "{provider}");
+            assert!(refused("kh1_0123456789", provider), "{provider}");
+            assert_eq!(refused("sk-ant-api03-0123", provider), provider != Provider::Anthropic, "{provider}");
+            assert_eq!(refused("sk-proj-0123456789", provider), provider != Provider::OpenAi, "{provider}");
+            assert!(!refused("sk-0123456789abcdef", provider), "{provider}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do_and_not_what_was_pasted() {
+        let refused = check_text("sk-ant-PLANTED", Provider::OpenAi).unwrap_err();
+
+        let failure = Failure::from(&refused);
+
+        assert_eq!(
+            failure,
+            Failure::new(ErrorCode::VendorKeyMalformed, "it is a key of Anthropic")
+                .fix("add it with `keyhaven-agent key add anthropic`")
+        );
     }
 
     #[test]

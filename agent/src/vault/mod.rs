@@ -8,17 +8,15 @@ pub mod error;
 pub mod host;
 pub mod identity;
 pub mod key;
+pub mod running;
 mod seal;
-pub mod shared;
 pub mod unlock;
 
 #[cfg(test)]
 mod tests;
 
-use std::fs::DirBuilder;
 use std::fs::File;
 use std::fs::Metadata;
-use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::io::Read as _;
 use std::path::Path;
@@ -26,6 +24,8 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use ed25519_dalek::SigningKey;
+use keyhaven_daemon::files::make_private_dir;
+use keyhaven_daemon::files::wait_for_turn;
 use keyhaven_daemon::files::write_atomically;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::VendorKeyId;
@@ -136,6 +136,11 @@ impl Vault {
         self.document.keys.iter().map(|record| record.info()).collect()
     }
 
+    /// What may be shown of one key, if there is such a key.
+    pub fn key_info(&self, id: VendorKeyId) -> Option<KeyInfo> {
+        self.document.key(id).map(|record| record.info())
+    }
+
     /// Seals a key and binds it to its host for ever.
     ///
     /// # Errors
@@ -144,7 +149,7 @@ impl Vault {
     pub fn add_key(&mut self, new: NewKey) -> Result<KeyInfo, VaultError> {
         let host = new.account.host()?;
         let secret = new.secret.expose_secret();
-        key::check_text(secret)?;
+        key::check_text(secret, new.account.provider())?;
         let label = key::label_of(&new.label, &new.account)?;
         let attestation = new.attestation.ok_or(VaultError::AttestationMissing)?;
         let mut id = [0; 16];
@@ -307,11 +312,7 @@ pub fn file_path(dir: &Path) -> PathBuf {
 /// Held while the file is read, changed and written. Released by the drop of the file.
 fn lock(dir: &Path) -> Result<File, VaultError> {
     let path = dir.join("vault.lock");
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(&path).and_then(|file| file.lock().map(|()| file)).map_err(|source| VaultError::Io { path, source })
+    wait_for_turn(&path).map_err(|source| VaultError::Io { path, source })
 }
 
 fn read(dir: &Path) -> Result<(Document, Stamp), VaultError> {
@@ -338,11 +339,7 @@ fn write(dir: &Path, document: &Document) -> Result<Stamp, VaultError> {
 /// # Errors
 /// It cannot be made.
 pub fn create_dir(dir: &Path) -> Result<(), VaultError> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir).map_err(|source| VaultError::Io { path: dir.to_owned(), source })
+    make_private_dir(dir).map_err(|source| VaultError::Io { path: dir.to_owned(), source })
 }
 
 fn read_failed(dir: &Path, source: std::io::Error) -> VaultError {

@@ -29,7 +29,7 @@ use crate::vault::unlock::Backend;
 use crate::vault::unlock::Unlock;
 use crate::vault::unlock::key_file_path;
 
-const SECRET: &str = "sk-proj-PLANTED0123456789-wxyz";
+const SECRET: &str = "sk-PLANTED0123456789-abcdefghwxyz";
 const PASSPHRASE: &str = "correct horse PLANTED staple";
 const CHILD_DIR: &str = "KEYHAVEN_VAULT_TEST_CHILD_DIR";
 const KEYS_PER_PROCESS: usize = 8;
@@ -47,6 +47,8 @@ fn a_key_comes_back_after_reopening_and_only_for_its_own_host() {
 
         assert_eq!(vault.backend(), unlock.backend());
         assert_eq!(vault.keys(), [openai.clone(), azure.clone()]);
+        assert_eq!(vault.key_info(azure.id), Some(azure.clone()));
+        assert_eq!(vault.key_info(VendorKeyId([0; 16])), None);
         let opened = vault.open_key(openai.id, "api.openai.com").unwrap();
         assert_eq!(opened.expose_secret(), SECRET);
         assert!(vault.open_key(azure.id, "acme.openai.azure.com").is_ok());

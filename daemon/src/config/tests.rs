@@ -292,10 +292,11 @@ where
 /// `FILE` stands for the file's path, which differs from test to test.
 fn assert_failure<T: fmt::Debug>(result: Result<T, ConfigError>, code: ErrorCode, place: Option<&str>, message: &str) {
     let error = result.unwrap_err();
-    let failure = Failure::from(&error);
+    let told = error.to_string();
+    let failure = Failure::from(error);
     let text = failure.to_string();
 
-    assert_eq!(error.to_string(), message);
+    assert_eq!(told, message);
     assert_eq!(failure.code(), code);
     if let Some(place) = place {
         let end = place.strip_prefix("FILE").map(|rest| format!("hub.yaml{rest})"));

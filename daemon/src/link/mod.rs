@@ -129,7 +129,13 @@ impl LinkHandle {
             return Err(OpenError::Head(PayloadError::Field("headers")));
         }
         let now = self.shared.now();
-        let id = self.shared.lock().link.open(head, now)?;
+        let id = {
+            let mut state = self.shared.lock();
+            if state.closing != Closing::No {
+                return Err(OpenRefused::Draining.into());
+            }
+            state.link.open(head, now)?
+        };
         self.shared.pump.wake();
         Ok(LinkStream::new(self.shared.clone(), id))
     }
@@ -142,8 +148,9 @@ impl LinkHandle {
     /// Opens or takes no new streams from now on, tells the peer, and closes when the
     /// last stream is over.
     pub fn drain(&self, drain: &Drain) {
+        let now = self.shared.now();
         self.shared.act(|state| {
-            state.link.drain(drain);
+            state.link.drain(drain, now);
             state.closing = state.closing.max(Closing::WhenIdle);
         });
     }

@@ -13,15 +13,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytes::BytesMut;
 use futures_util::Sink;
+use futures_util::SinkExt;
 use futures_util::Stream;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
 use keyhaven_protocol::frame::Refuse;
-use keyhaven_protocol::frame::StreamId;
-use keyhaven_protocol::frame::from_json;
 use keyhaven_protocol::frame::next_frame;
+use keyhaven_protocol::frame::put_frame;
 use keyhaven_protocol::frame::to_json;
 use keyhaven_protocol::link::Event;
 use keyhaven_protocol::link::LinkFault;
@@ -43,6 +43,9 @@ use super::Wakers;
 
 /// Messages read before it is the writer's turn.
 const READS_PER_TURN: usize = 32;
+
+/// Streams from which on the pump lets other tasks run before it writes.
+const BUSY_STREAMS_MIN: usize = 5;
 
 /// How long a closing link may take to say goodbye.
 const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
@@ -98,6 +101,7 @@ where
         events,
         batch: BytesMut::new(),
         flushing: false,
+        waited: false,
         timer: Box::pin(sleep_until(Instant::now())),
         timer_at: Micros(0),
     };
@@ -114,6 +118,7 @@ struct Pump<'a, S, E> {
     events: E,
     batch: BytesMut,
     flushing: bool,
+    waited: bool,
     timer: Pin<Box<Sleep>>,
     timer_at: Micros,
 }
@@ -125,10 +130,23 @@ where
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
         self.handle.shared.pump.register(cx.waker());
+        if self.lets_others_add() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         match self.turn(cx) {
             Ok(()) => Poll::Pending,
             Err(end) => Poll::Ready(end),
         }
+    }
+
+    /// Every other time on a busy link. A woken pump runs before the tasks that were ready
+    /// earlier; what they are about to send would leave in a message, a TLS record and a
+    /// system call each.
+    fn lets_others_add(&mut self) -> bool {
+        let busy = self.handle.shared.lock().link.stream_count() >= BUSY_STREAMS_MIN;
+        self.waited = busy && !self.waited;
+        self.waited
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
@@ -137,11 +155,12 @@ where
         let all_written = self.write(cx)?;
         self.handle_events();
         let state = self.handle.shared.lock();
-        let idle = state.link.stream_count() == 0 && !state.link.has_frames();
         match state.closing {
-            Closing::Now if all_written => Err(LinkEnd::Closed),
-            Closing::WhenIdle if all_written && idle => Err(LinkEnd::Closed),
-            Closing::No | Closing::WhenIdle | Closing::Now => Ok(()),
+            // What is left to say goes with the goodbye, which does not wait for a peer that
+            // does not read.
+            Closing::Now => Err(LinkEnd::Closed),
+            Closing::WhenIdle if all_written && state.link.is_idle() => Err(LinkEnd::Closed),
+            Closing::No | Closing::WhenIdle => Ok(()),
         }
     }
 
@@ -198,13 +217,13 @@ where
                 let mut open = None;
                 match &event {
                     Event::Readable(id) => {
-                        wakes.extend(wakers(&mut state.wakers, *id).and_then(|wakers| wakers.reader.take()))
+                        wakes.extend(state.wakers.get_mut(id).and_then(|wakers| wakers.reader.take()))
                     }
                     Event::Writable(id) => {
-                        wakes.extend(wakers(&mut state.wakers, *id).and_then(|wakers| wakers.writer.take()))
+                        wakes.extend(state.wakers.get_mut(id).and_then(|wakers| wakers.writer.take()))
                     }
                     Event::Aborted(id) => {
-                        if let Some(waiting) = wakers(&mut state.wakers, *id) {
+                        if let Some(waiting) = state.wakers.get_mut(id) {
                             wakes.extend(
                                 [waiting.reader.take(), waiting.writer.take(), waiting.watcher.take()]
                                     .into_iter()
@@ -223,8 +242,7 @@ where
                     self.events.opened(stream, open.unwrap_or_default());
                 }
                 Event::Control(frame) if frame.kind == FrameKind::Refuse.number() => {
-                    let refuse = from_json(&frame.payload).unwrap_or_else(|_| unreadable_refusal());
-                    end = Some(LinkEnd::Refused(refuse));
+                    end = Some(LinkEnd::Refused(Refuse::read(&frame.payload)));
                 }
                 Event::Control(frame) => {
                     if let Err(fault) = self.events.control(&frame) {
@@ -286,39 +304,44 @@ where
         }
     }
 
-    /// Tells the peer about a fault of its own, if the connection still takes it.
+    /// Says what is left to say, to a peer that still reads.
     async fn say_goodbye(&mut self, end: &LinkEnd) {
-        let said = match end {
+        let last_words = match end {
+            LinkEnd::Closed => self.frames_left(),
             LinkEnd::Fault(_) | LinkEnd::Truncated => {
-                let refuse =
-                    Refuse { code: ErrorCode::LinkProtocol.to_string(), message: end.to_string(), retry_after_ms: 0 };
-                let mut out = BytesMut::new();
-                keyhaven_protocol::frame::put_frame(&mut out, FrameKind::Refuse, 0, &to_json(&refuse));
-                Some(Message::Binary(out.freeze()))
+                let code = ErrorCode::LinkProtocol.to_string();
+                let refuse = Refuse { code, message: end.to_string(), retry_after_ms: 0 };
+                put_frame(&mut self.batch, FrameKind::Refuse, 0, &to_json(&refuse));
+                self.batch.split().freeze()
             }
-            LinkEnd::Closed | LinkEnd::ClosedByPeer | LinkEnd::Refused(_) | LinkEnd::Silent(_) | LinkEnd::Socket(_) => {
-                None
-            }
+            LinkEnd::ClosedByPeer | LinkEnd::Refused(_) | LinkEnd::Silent(_) | LinkEnd::Socket(_) => Bytes::new(),
         };
         let goodbye = async {
-            if let Some(message) = said {
-                futures_util::SinkExt::send(&mut self.socket, message).await?;
+            if !last_words.is_empty() {
+                self.socket.send(Message::Binary(last_words)).await?;
             }
             self.socket.close(None).await
         };
         // The link is over either way; a peer that does not take the goodbye is not waited for.
         let _ = tokio::time::timeout(GOODBYE_TIME_MAX, goodbye).await;
     }
+
+    /// Frames of the link that had not left: after the loss of the streams, nothing else is.
+    fn frames_left(&mut self) -> Bytes {
+        self.handle.shared.lock().link.next_batch(&mut self.batch);
+        self.batch.split().freeze()
+    }
 }
 
-fn wakers(wakers: &mut std::collections::HashMap<StreamId, Wakers>, id: StreamId) -> Option<&mut Wakers> {
-    wakers.get_mut(&id)
-}
-
-fn unreadable_refusal() -> Refuse {
-    Refuse {
-        code: ErrorCode::LinkProtocol.to_string(),
-        message: "a REFUSE that cannot be read".into(),
-        retry_after_ms: 0,
+/// Whatever ends the task of a link, those who wait for its streams are told.
+impl<S, E> Drop for Pump<'_, S, E> {
+    fn drop(&mut self) {
+        let wakers: Vec<Wakers> = {
+            let mut state = self.handle.shared.lock();
+            state.link.lose();
+            state.wakers.values_mut().map(std::mem::take).collect()
+        };
+        let waiting = wakers.into_iter().flat_map(|wakers| [wakers.reader, wakers.writer, wakers.watcher]);
+        waiting.flatten().for_each(Waker::wake);
     }
 }

@@ -128,11 +128,6 @@ impl LinkStream {
         self.held.shared.lock().link.aborted(self.held.id)
     }
 
-    /// Body bytes received so far.
-    pub fn received_bytes(&self) -> u64 {
-        self.held.shared.lock().link.received_bytes(self.held.id)
-    }
-
     /// Queues the encoded response head.
     ///
     /// # Errors
@@ -190,6 +185,11 @@ impl LinkStream {
         self.held.shared.act(|state| state.link.abort(self.held.id, abort));
     }
 
+    /// Nothing more is wanted of the stream, whoever else still holds it.
+    pub fn let_go(&self) {
+        self.held.let_go();
+    }
+
     fn parts(&self) -> (&Shared, StreamId) {
         (&self.held.shared, self.held.id)
     }
@@ -197,6 +197,12 @@ impl LinkStream {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+impl Held {
+    fn let_go(&self) {
         let reason = match self.shared.side {
             Side::Hub => AbortReason::ConsumerGone,
             Side::Agent => AbortReason::Unspecified,

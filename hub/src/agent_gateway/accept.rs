@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::Method;
 use http::Request;
 use http::Response;
 use http::StatusCode;
@@ -57,11 +57,16 @@ enum AcceptError {
 pub(super) async fn accept_loop(gateway: Arc<AgentGateway>, listener: TcpListener) {
     let draining = gateway.tasks.draining();
     loop {
-        let Ok(permit) = gateway.handshakes.clone().acquire_owned().await else { return };
-        let accepted = tokio::select! {
+        let next = async {
+            let permit = gateway.handshakes.clone().acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (Ok(permit), accepted) = (tokio::select! {
             biased;
             () = draining.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            next = next => next,
+        }) else {
+            return;
         };
         match accepted {
             Ok((stream, _)) => {
@@ -125,7 +130,7 @@ fn answer_upgrade(
     mut request: Request<Incoming>,
     sender: &Cell<Option<oneshot::Sender<OnUpgrade>>>,
 ) -> Response<Empty<Bytes>> {
-    let accepted = accept_key(request.uri().path(), request.headers()).zip(sender.take());
+    let accepted = accept_key(&request).zip(sender.take());
     let Some((accept, sender)) = accepted else {
         let mut response = Response::new(Empty::new());
         *response.status_mut() = StatusCode::NOT_FOUND;
@@ -143,11 +148,13 @@ fn answer_upgrade(
         .expect("constant names, and base64 is a header value")
 }
 
-fn accept_key(path: &str, headers: &HeaderMap) -> Option<String> {
+fn accept_key<B>(request: &Request<B>) -> Option<String> {
+    let headers = request.headers();
     let is = |name: header::HeaderName, wanted: &str| {
         headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.eq_ignore_ascii_case(wanted))
     };
-    let wanted = path == TUNNEL_PATH && is(header::UPGRADE, "websocket") && is(header::SEC_WEBSOCKET_VERSION, "13");
+    let asked = request.method() == Method::GET && request.uri().path() == TUNNEL_PATH;
+    let wanted = asked && is(header::UPGRADE, "websocket") && is(header::SEC_WEBSOCKET_VERSION, "13");
     let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| wanted)?;
     Some(derive_accept_key(key.as_bytes()))
 }

@@ -3,8 +3,6 @@
 //! Invariant: WELCOME is sent only after the signature held on this very connection and
 //! the key belongs to the agent it names.
 
-use std::sync::Arc;
-
 use bytes::BytesMut;
 use futures_util::SinkExt;
 use futures_util::StreamExt;
@@ -17,7 +15,6 @@ use keyhaven_protocol::frame::Egress;
 use keyhaven_protocol::frame::Enrolment;
 use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
-use keyhaven_protocol::frame::Refuse;
 use keyhaven_protocol::frame::Welcome;
 use keyhaven_protocol::frame::from_json;
 use keyhaven_protocol::frame::next_frame;
@@ -37,14 +34,16 @@ use tracing::warn;
 use super::AgentGateway;
 use super::accept::Socket;
 use super::refusal;
-use super::roster::LiveLink;
+use super::roster::Entered;
+use super::roster::Entering;
+use super::shut_out;
 use crate::store::agents::Agent;
 use crate::store::agents::AgentState;
 use crate::store::join_tokens::RedeemError;
 
 /// A link that has been welcomed and entered in the roster.
 pub(super) struct Proved {
-    pub(super) link: Arc<LiveLink>,
+    pub(super) entered: Entered,
     pub(super) public_key: [u8; 32],
     /// The token to mark as used at the first heartbeat.
     pub(super) enrolled_with: Option<TokenId>,
@@ -71,22 +70,13 @@ pub(super) async fn prove(
 ) -> Result<Proved, Refused> {
     match admit(gateway, socket, binding).await {
         Ok(proved) => {
-            let welcome = Welcome {
-                link: proved.link.number,
-                streams_max: u32::try_from(Limits::default().streams_max).unwrap_or(u32::MAX),
-            };
-            match send(socket, FrameKind::Welcome, &to_json(&welcome)).await {
-                Ok(()) => Ok(proved),
-                Err(refused) => {
-                    gateway.roster.remove(&proved.link);
-                    Err(refused)
-                }
-            }
+            let welcome = Welcome { link: proved.entered.link.number };
+            send(socket, FrameKind::Welcome, &to_json(&welcome)).await?;
+            Ok(proved)
         }
         Err(refused) => {
-            let told = Refuse { message: refused.code.cause().to_owned(), ..refusal(refused.code) };
             // Whether the agent hears it or not, it is refused.
-            let _ = send(socket, FrameKind::Refuse, &to_json(&told)).await;
+            let _ = send(socket, FrameKind::Refuse, &to_json(&refusal(refused.code))).await;
             let _ = socket.close(None).await;
             Err(refused)
         }
@@ -106,14 +96,22 @@ async fn admit(gateway: &AgentGateway, socket: &mut Socket, binding: &ChannelBin
     if auth.egress == Egress::Loopback && gateway.config.listens_beyond_loopback() {
         return Err(Refused::new(ErrorCode::EgressNotOfficial, "an agent with loopback upstreams"));
     }
-    let agent = match &auth.enrolment {
-        Some(enrolment) => enrol(gateway, &auth, enrolment).await?,
-        None => known(gateway, &auth).await?,
+    let (agent, enrolled_with) = match &auth.enrolment {
+        Some(enrolment) => (enrol(gateway, &auth, enrolment).await?, Some(enrolment.token)),
+        None => {
+            let agent = known(gateway, &auth).await?;
+            let token = heartbeat_lost(gateway, &agent).await?;
+            (agent, token)
+        }
     };
-    let enrolled_with = auth.enrolment.as_ref().map(|enrolment| enrolment.token);
-    let link = enter(gateway, &auth, &agent).await?;
-    info!(agent.id = %agent.id, link.id = link.number, "agent {} linked", agent.name);
-    Ok(Proved { link, public_key: auth.public_key.0, enrolled_with })
+    let entered = enter(gateway, &auth, &agent).await?;
+    // Who was shut out a moment ago may have been in no list of links at that moment.
+    if let Some(code) = gateway.directory.agent(agent.id).and_then(|agent| shut_out(&agent)) {
+        return Err(Refused::new(code, code.cause()));
+    }
+    let software = auth.software.chars().filter(|char| char.is_ascii_graphic()).take(32).collect::<String>();
+    info!(agent.id = %agent.id, link.id = entered.link.number, "agent {} {software} linked", agent.name);
+    Ok(Proved { entered, public_key: auth.public_key.0, enrolled_with })
 }
 
 fn challenge(gateway: &AgentGateway) -> Result<Challenge, Refused> {
@@ -161,6 +159,20 @@ async fn known(gateway: &AgentGateway, auth: &Auth) -> Result<Agent, Refused> {
     check(gateway, auth)
 }
 
+/// The token of an agent that is still invited although its key is bound: it joined, and
+/// this hub ended before it wrote the heartbeat down. This link's heartbeat makes up for it.
+async fn heartbeat_lost(gateway: &AgentGateway, agent: &Agent) -> Result<Option<TokenId>, Refused> {
+    if agent.state != AgentState::Invited {
+        return Ok(None);
+    }
+    let tokens = gateway.registry.store.tokens_of(agent.id).await;
+    let tokens = tokens.map_err(|error| Refused::new(ErrorCode::StoreFailed, error.to_string()))?;
+    let bound =
+        tokens.iter().find(|token| token.bound_public_key.is_some() && token.bound_public_key == agent.public_key);
+    let bound = bound.ok_or_else(|| Refused::new(ErrorCode::HandshakeRefused, "the agent has not joined"))?;
+    Ok(Some(bound.id))
+}
+
 fn check(gateway: &AgentGateway, auth: &Auth) -> Result<Agent, Refused> {
     let refused = |detail: &str| Err(Refused::new(ErrorCode::HandshakeRefused, detail));
     let Some(agent) = gateway.directory.agent(auth.agent) else {
@@ -169,25 +181,25 @@ fn check(gateway: &AgentGateway, auth: &Auth) -> Result<Agent, Refused> {
     if agent.public_key != Some(auth.public_key.0) {
         return refused("the key is not the agent's");
     }
-    match agent.state {
-        AgentState::Invited => refused("the agent has not joined"),
-        AgentState::Revoked => Err(Refused::new(ErrorCode::AgentRevoked, "the agent is revoked")),
-        AgentState::Active | AgentState::Draining
-            if agent.suspended_until_unix_ms.is_some_and(|until| unix_ms_now() < until) =>
-        {
-            Err(Refused::new(ErrorCode::AgentSuspended, "the agent is suspended"))
-        }
-        AgentState::Active | AgentState::Draining => Ok((*agent).clone()),
+    match shut_out(&agent) {
+        Some(code) => Err(Refused::new(code, code.cause())),
+        None => Ok((*agent).clone()),
     }
 }
 
 /// Enters the link in the roster, which fences the agent's older one.
-async fn enter(gateway: &AgentGateway, auth: &Auth, agent: &Agent) -> Result<Arc<LiveLink>, Refused> {
+async fn enter(gateway: &AgentGateway, auth: &Auth, agent: &Agent) -> Result<Entered, Refused> {
     let handle = LinkHandle::new(Side::Hub, Limits::default());
-    let accepts = agent.state != AgentState::Draining;
-    let now = unix_ms_now();
-    match gateway.roster.enter(agent.id, &agent.name, auth.egress, handle, accepts, now) {
-        Ok(link) => Ok(link),
+    let entering = Entering {
+        agent: agent.id,
+        name: agent.name.clone(),
+        egress: auth.egress,
+        instance: auth.instance,
+        handle,
+        accepts: agent.state != AgentState::Draining,
+    };
+    match gateway.roster.enter(entering, unix_ms_now()) {
+        Ok(link) => Ok(gateway.roster.hold(link)),
         Err(fought) => {
             warn!(agent.id = %agent.id, "copies of agent {} fight over its link; it is suspended", agent.name);
             let suspended = gateway.registry.store.suspend_agent(agent.id, fought.until_unix_ms).await;

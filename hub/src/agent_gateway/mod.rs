@@ -10,6 +10,7 @@ mod session;
 
 use std::sync::Arc;
 
+use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_daemon::tls;
 use keyhaven_protocol::ErrorCode;
@@ -21,12 +22,17 @@ use tokio::sync::Semaphore;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::registry::Registry;
+use crate::store::agents::Agent;
 use crate::store::agents::AgentState;
 
+pub use roster::Entering;
 pub use roster::LiveLink;
 pub use roster::Offered;
 pub use roster::Roster;
 pub use roster::Seat;
+
+/// When a suspended agent should ask again: its suspension lasts five minutes.
+const SUSPENDED_RETRY_MS: u64 = 60_000;
 
 /// Everything a link's task needs.
 pub struct AgentGateway {
@@ -63,7 +69,7 @@ impl AgentGateway {
     }
 }
 
-/// The operator's drains and revocations reach links that are already up.
+/// The operator's drains and revocations, and suspensions, reach links that are already up.
 async fn follow_orders(gateway: Arc<AgentGateway>) {
     let mut changed = gateway.directory.changed();
     let stopping = gateway.tasks.stopping();
@@ -74,15 +80,28 @@ async fn follow_orders(gateway: Arc<AgentGateway>) {
             result = changed.changed() => if result.is_err() { return },
         }
         for link in gateway.roster.links() {
-            let state = gateway.directory.agent(link.agent).map_or(AgentState::Revoked, |agent| agent.state);
-            link.accept_calls(state == AgentState::Active);
-            if state == AgentState::Revoked {
-                link.handle.refuse(&refusal(ErrorCode::AgentRevoked));
+            // Agents are never deleted: one that is not in the snapshot joined after it was read.
+            let Some(agent) = gateway.directory.agent(link.agent) else { continue };
+            link.accept_calls(agent.state == AgentState::Active);
+            if let Some(code) = shut_out(&agent) {
+                link.handle.refuse(&refusal(code));
             }
         }
     }
 }
 
+/// Why this agent may have no link now, if so.
+fn shut_out(agent: &Agent) -> Option<ErrorCode> {
+    match agent.state {
+        AgentState::Revoked => Some(ErrorCode::AgentRevoked),
+        AgentState::Invited | AgentState::Active | AgentState::Draining => {
+            let suspended = agent.suspended_until_unix_ms.is_some_and(|until| unix_ms_now() < until);
+            suspended.then_some(ErrorCode::AgentSuspended)
+        }
+    }
+}
+
 fn refusal(code: ErrorCode) -> Refuse {
-    Refuse { code: code.to_string(), message: code.cause().to_owned(), retry_after_ms: 0 }
+    let retry_after_ms = if code == ErrorCode::AgentSuspended { SUSPENDED_RETRY_MS } else { 0 };
+    Refuse { code: code.to_string(), message: code.cause().to_owned(), retry_after_ms }
 }

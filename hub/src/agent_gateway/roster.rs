@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::RwLockWriteGuard;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -17,9 +18,11 @@ use std::sync::atomic::Ordering;
 use keyhaven_daemon::link::LinkHandle;
 use keyhaven_protocol::frame::Egress;
 use keyhaven_protocol::frame::Offer;
+use keyhaven_protocol::hex::Hex;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::VendorKeyId;
 use keyhaven_protocol::provider::Provider;
+use metrics::gauge;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -48,6 +51,8 @@ pub struct LiveLink {
     pub name: String,
     /// Which upstreams the agent can reach.
     pub egress: Egress,
+    /// Which start of the agent's process made it.
+    pub instance: Hex<16>,
     /// When it was welcomed.
     pub linked_unix_ms: u64,
     /// Its end of the tunnel.
@@ -80,6 +85,36 @@ pub struct Seat {
     listed: Arc<HashSet<String>>,
 }
 
+/// A link that has proved itself and is to be entered.
+pub struct Entering {
+    /// Whose it is.
+    pub agent: AgentId,
+    /// What the operator calls the agent.
+    pub name: String,
+    /// Which upstreams the agent can reach.
+    pub egress: Egress,
+    /// Which start of the agent's process made it.
+    pub instance: Hex<16>,
+    /// Its end of the tunnel.
+    pub handle: LinkHandle,
+    /// Whether calls may be dispatched to it.
+    pub accepts: bool,
+}
+
+/// A link's place in the roster; whatever ends its task, it is given up.
+pub struct Entered {
+    roster: Roster,
+    /// The link.
+    pub link: Arc<LiveLink>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.roster.remove(&self.link);
+        gauge!("keyhaven_agent_gateway_links").decrement(1.0);
+    }
+}
+
 /// Two copies of an agent took its link from each other too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoughtOver {
@@ -96,7 +131,7 @@ pub struct Roster {
 #[derive(Default)]
 struct Shared {
     links: Mutex<Links>,
-    seats: RwLock<HashMap<Provider, Arc<Vec<Seat>>>>,
+    seats: RwLock<HashMap<Provider, Vec<Seat>>>,
     last_number: AtomicU64,
 }
 
@@ -136,32 +171,20 @@ impl Roster {
     ///
     /// # Errors
     /// [`FoughtOver`] when this happens too often; then neither stays.
-    pub fn enter(
-        &self,
-        agent: AgentId,
-        name: &str,
-        egress: Egress,
-        handle: LinkHandle,
-        accepts: bool,
-        now_unix_ms: u64,
-    ) -> Result<Arc<LiveLink>, FoughtOver> {
+    pub fn enter(&self, entering: Entering, now_unix_ms: u64) -> Result<Arc<LiveLink>, FoughtOver> {
+        let Entering { agent, name, egress, instance, handle, accepts } = entering;
         let number = self.next_number(now_unix_ms);
-        let link = LiveLink {
-            number,
-            agent,
-            name: name.to_owned(),
-            egress,
-            linked_unix_ms: now_unix_ms,
-            handle,
-            accepts: AtomicBool::new(accepts),
-        };
+        let accepts = AtomicBool::new(accepts);
+        let link = LiveLink { number, agent, name, egress, instance, linked_unix_ms: now_unix_ms, handle, accepts };
         let link = Arc::new(link);
         let (older, fought) = {
             let mut links = self.lock();
             let older = links.live.insert(agent, link.clone());
             let fences = links.fences.entry(agent).or_default();
             fences.retain(|at| now_unix_ms.saturating_sub(*at) < FENCES_WINDOW_MS);
-            if older.as_ref().is_some_and(|older| older.handle.is_open()) {
+            // The same process that dials again, having lost its link before the hub noticed,
+            // is no second copy.
+            if older.as_ref().is_some_and(|older| older.handle.is_open() && older.instance != instance) {
                 fences.push_back(now_unix_ms);
             }
             let fought = fences.len() > FENCES_MAX;
@@ -183,6 +206,12 @@ impl Roster {
         Ok(link)
     }
 
+    /// Ties a link's place to the task that drives it.
+    pub fn hold(&self, link: Arc<LiveLink>) -> Entered {
+        gauge!("keyhaven_agent_gateway_links").increment(1.0);
+        Entered { roster: self.clone(), link }
+    }
+
     /// Takes a link and its offers out; a newer link of the same agent stays.
     pub fn remove(&self, link: &Arc<LiveLink>) {
         let mut links = self.lock();
@@ -196,20 +225,23 @@ impl Roster {
     /// Notes what a link offers, instead of what it offered for the same key before.
     pub fn offer(&self, link: &Arc<LiveLink>, offer: Offer) {
         let seat = Seat::new(link.clone(), offer);
-        self.change_seats(|seats| {
-            let mine = |other: &Seat| other.link.number == link.number;
-            seats.retain(|other| !(mine(other) && other.vendor_key == seat.vendor_key));
-            if seats.iter().filter(|other| mine(other)).count() < OFFERS_MAX {
-                seats.push(seat.clone());
-            }
-        });
+        let mut seats = self.write_seats();
+        let fenced = self.lock().live.get(&link.agent).is_none_or(|live| live.number != link.number);
+        if fenced {
+            return;
+        }
+        let mine = |other: &Seat| other.link.number == link.number;
+        let same_key = |other: &Seat| mine(other) && other.vendor_key == seat.vendor_key;
+        seats.values_mut().for_each(|seats| seats.retain(|other| !same_key(other)));
+        if seats.values().flatten().filter(|other| mine(other)).count() < OFFERS_MAX {
+            seats.entry(seat.provider).or_default().push(seat);
+        }
     }
 
     /// Forgets an offer.
     pub fn withdraw(&self, link: &LiveLink, vendor_key: VendorKeyId) {
-        self.change_seats(|seats| {
-            seats.retain(|seat| seat.link.number != link.number || seat.vendor_key != vendor_key)
-        });
+        let goes = |seat: &Seat| seat.link.number == link.number && seat.vendor_key == vendor_key;
+        self.write_seats().values_mut().for_each(|seats| seats.retain(|seat| !goes(seat)));
     }
 
     /// Every live link.
@@ -218,25 +250,23 @@ impl Roster {
     }
 
     /// Every offer for a vendor.
-    pub fn seats(&self, provider: Provider) -> Arc<Vec<Seat>> {
+    pub fn seats(&self, provider: Provider) -> Vec<Seat> {
+        self.with_seats(provider, <[Seat]>::to_vec)
+    }
+
+    /// Looks at every offer for a vendor without copying them. The roster is locked
+    /// meanwhile.
+    pub fn with_seats<T>(&self, provider: Provider, look: impl FnOnce(&[Seat]) -> T) -> T {
         let seats = self.shared.seats.read().unwrap_or_else(PoisonError::into_inner);
-        seats.get(&provider).cloned().unwrap_or_default()
+        look(seats.get(&provider).map_or(&[], Vec::as_slice))
     }
 
     fn withdraw_all(&self, link: &LiveLink) {
-        self.change_seats(|seats| seats.retain(|seat| seat.link.number != link.number));
+        self.write_seats().values_mut().for_each(|seats| seats.retain(|seat| seat.link.number != link.number));
     }
 
-    /// Changes the seats of every vendor, and only those lists that do change.
-    fn change_seats(&self, change: impl Fn(&mut Vec<Seat>)) {
-        let mut all = self.shared.seats.write().unwrap_or_else(PoisonError::into_inner);
-        let mut seats: Vec<Seat> = all.values().flat_map(|seats| seats.iter().cloned()).collect();
-        change(&mut seats);
-        let mut sorted: HashMap<Provider, Vec<Seat>> = HashMap::new();
-        for seat in seats {
-            sorted.entry(seat.provider).or_default().push(seat);
-        }
-        *all = sorted.into_iter().map(|(provider, seats)| (provider, Arc::new(seats))).collect();
+    fn write_seats(&self) -> RwLockWriteGuard<'_, HashMap<Provider, Vec<Seat>>> {
+        self.shared.seats.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Above every number given before, by this process or, as far as the clock does not
@@ -319,6 +349,34 @@ mod tests {
     }
 
     #[test]
+    fn one_process_that_loses_its_link_again_and_again_is_no_fight() {
+        let roster = Roster::new();
+
+        for now in 0..20 {
+            enter_as(&roster, 1, now).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_fenced_link_offers_nothing_any_more() {
+        let roster = Roster::new();
+        let older = enter(&roster, 1).unwrap();
+        enter(&roster, 2).unwrap();
+        roster.offer(&older, offer(1));
+
+        assert!(roster.seats(Provider::OpenAi).is_empty());
+    }
+
+    #[test]
+    fn a_link_whose_task_ends_in_any_way_gives_up_its_place() {
+        let roster = Roster::new();
+        let held = roster.hold(enter(&roster, 1).unwrap());
+        drop(held);
+
+        assert!(roster.links().is_empty());
+    }
+
+    #[test]
     fn takeovers_far_apart_are_no_fight() {
         let roster = Roster::new();
 
@@ -353,9 +411,16 @@ mod tests {
         assert_eq!(ids, ["gpt-9"]);
     }
 
+    /// Enters a link of another copy each time.
     fn enter(roster: &Roster, now: u64) -> Result<Arc<LiveLink>, FoughtOver> {
+        enter_as(roster, u8::try_from(now % 251).unwrap(), now)
+    }
+
+    fn enter_as(roster: &Roster, instance: u8, now: u64) -> Result<Arc<LiveLink>, FoughtOver> {
         let handle = LinkHandle::new(Side::Hub, Limits::default());
-        roster.enter(AgentId([7; 16]), "office", Egress::Official, handle, true, now)
+        let (name, instance) = ("office".to_owned(), Hex([instance; 16]));
+        let agent = AgentId([7; 16]);
+        roster.enter(Entering { agent, name, egress: Egress::Official, instance, handle, accepts: true }, now)
     }
 
     fn offer(key: u8) -> Offer {

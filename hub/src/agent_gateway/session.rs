@@ -2,6 +2,7 @@
 //!
 //! Invariant: whatever ends the link, the roster forgets it and its calls are told.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use keyhaven_daemon::clock::unix_ms_now;
@@ -16,7 +17,6 @@ use keyhaven_protocol::frame::Withdraw;
 use keyhaven_protocol::frame::from_json;
 use keyhaven_protocol::id::TokenId;
 use keyhaven_protocol::link::LinkFault;
-use metrics::gauge;
 use tracing::info;
 use tracing::warn;
 
@@ -26,14 +26,13 @@ use super::accept::Socket;
 use super::handshake::Proved;
 
 pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Socket>, proved: Proved) {
-    let link = proved.link.clone();
+    let link = proved.entered.link.clone();
     let events = Events {
         gateway: gateway.clone(),
         link: link.clone(),
         public_key: proved.public_key,
         first_beat: Some(proved.enrolled_with),
     };
-    gauge!("keyhaven_agent_gateway_links").increment(1.0);
     let draining = gateway.tasks.draining();
     let stopping = gateway.tasks.stopping();
     let drain =
@@ -43,14 +42,13 @@ pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Socket>, proved:
         link.handle.drain(&drain);
         stopping.cancelled().await;
         link.handle.close();
-        std::future::pending::<()>().await;
+        std::future::pending::<Infallible>().await
     };
     let end = tokio::select! {
         end = link::run(*socket, &link.handle, events) => end,
-        () = orders => return,
+        never = orders => match never {},
     };
-    gateway.roster.remove(&link);
-    gauge!("keyhaven_agent_gateway_links").decrement(1.0);
+    drop(proved.entered);
     info!(agent.id = %link.agent, link.id = link.number, "agent {} unlinked: {end}", link.name);
 }
 

@@ -15,7 +15,7 @@ use http_body_util::Empty;
 use http_body_util::Limited;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use serde_json::Value;
 use tokio::net::TcpStream;

@@ -2,12 +2,10 @@
 //!
 //! Invariant: nobody is asked where nobody can answer; there, silence means no.
 
-use std::io::BufRead;
-use std::io::IsTerminal;
-use std::io::Write;
-
 use clap::Args;
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::cli::confirm;
+use keyhaven_daemon::cli::somebody_answers;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -26,27 +24,18 @@ impl Consent {
         if self.yes {
             return Ok(());
         }
-        if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        if !somebody_answers() {
             let refused = Failure::new(ErrorCode::UsageInvalid, "nobody is there to confirm it");
             return Err(refused.fix("give --yes if you are sure"));
         }
-        let answer = answer_to(question).unwrap_or_default();
-        if matches!(answer.trim(), "y" | "Y" | "yes") {
+        // An answer that cannot be read is none.
+        if confirm(question).unwrap_or(false) {
             Ok(())
         } else {
             let declined = Failure::new(ErrorCode::UsageInvalid, "not confirmed; nothing was done");
             Err(declined.fix("answer y, or give --yes"))
         }
     }
-}
-
-fn answer_to(question: &str) -> std::io::Result<String> {
-    let mut stderr = std::io::stderr().lock();
-    write!(stderr, "{question} [y/N] ")?;
-    stderr.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(answer)
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 
 use clap::Args;
 use clap::Subcommand;
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::cli::Output;
 use keyhaven_daemon::cli::table;
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::ApiKeyId;
 use serde::Serialize;

@@ -22,10 +22,12 @@ use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
 use clap_complete::Shell;
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::cli::Output;
+use keyhaven_daemon::cli::field_and_value;
+use keyhaven_daemon::cli::settings_of_flags;
 use keyhaven_daemon::config::Loaded;
 use keyhaven_daemon::config::Source;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::version;
 use serde::Serialize;
@@ -135,19 +137,15 @@ impl Cli {
 
 impl Global {
     fn load(&self) -> anyhow::Result<Loaded<Config>> {
-        let mut flags = self.set.clone();
-        if let Some(dir) = &self.data_dir {
-            let dir =
-                dir.to_str().ok_or_else(|| Failure::new(ErrorCode::UsageInvalid, "--data-dir is not valid UTF-8"))?;
-            flags.push(("data_dir".to_owned(), dir.to_owned()));
-        }
+        let flags = settings_of_flags(&self.set, self.data_dir.as_deref())?;
         let loaded = keyhaven_daemon::config::load::<Config>(&Source {
             env_prefix: ENV_PREFIX,
             file: self.config.as_deref(),
             flags: &flags,
             env: &|name| std::env::var(name).ok(),
             ignored_env: &[CONFIG_ENV],
-        })?;
+        });
+        let loaded = loaded.map_err(failure)?;
         loaded.config.check()?;
         Ok(loaded)
     }
@@ -167,12 +165,6 @@ impl Global {
 }
 
 const CONFIG_ENV: &str = "KEYHAVEN_HUB_CONFIG";
-
-fn field_and_value(text: &str) -> Result<(String, String), String> {
-    text.split_once('=')
-        .map(|(field, value)| (field.to_owned(), value.to_owned()))
-        .ok_or_else(|| "expected FIELD=VALUE".to_owned())
-}
 
 /// For commands that end by themselves: one thread is enough.
 fn block_on(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
@@ -286,6 +278,17 @@ mod tests {
         assert_eq!(config.data_dir(), PathBuf::from("/x"));
         assert_eq!(config.consumer.listen.port(), 2);
         assert_eq!(config.log.level, "warn");
+    }
+
+    #[test]
+    fn a_configuration_with_an_unknown_field_names_it_and_ends_with_the_code_for_it() {
+        let cli = Cli::try_parse_from(words("--set consumer.lisen=x status")).unwrap();
+
+        let error = cli.global.load().unwrap_err();
+
+        let failure = error.downcast_ref::<Failure>().unwrap();
+        assert_eq!(failure.code(), ErrorCode::ConfigInvalid);
+        assert!(failure.to_string().contains("consumer.lisen"), "{failure}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use keyhaven_daemon::admin;
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_daemon::telemetry;
 use keyhaven_protocol::ErrorCode;
@@ -18,7 +18,7 @@ use crate::keys::BACKUP_KEY_FILE;
 use crate::keys::HubKeys;
 
 pub(super) fn serve(config: Config) -> anyhow::Result<()> {
-    telemetry::init(&config.log.level, config.log.format)?;
+    telemetry::init(&config.log.level, config.log.format).map_err(super::failure)?;
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| Failure::new(ErrorCode::Internal, "a crypto provider is installed already"))?;
@@ -31,10 +31,7 @@ pub(super) fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 fn initialise_if_empty(dir: &Path) -> Result<(), crate::keys::KeysError> {
-    if HubKeys::exist_in(dir)? {
-        return Ok(());
-    }
-    let keys = HubKeys::init(dir, None)?;
+    let Some(keys) = HubKeys::init_if_empty(dir)? else { return Ok(()) };
     let shown = dir.display();
     info!(fleet.id = %keys.fleet(), "made a new hub in {shown}, fleet {}", keys.fleet());
     warn!("{}", super::init::backup_key_advice(&dir.join(BACKUP_KEY_FILE)));

@@ -5,9 +5,9 @@
 
 use std::fmt::Write;
 
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::cli::Output;
 use keyhaven_daemon::cli::table;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use serde_json::Value;
 

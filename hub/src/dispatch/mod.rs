@@ -40,17 +40,21 @@ impl Dispatch {
     /// not say, and among equals the one with the fewest calls. Where it begins to look
     /// moves on with every call, so that equals take turns.
     pub fn choose(&self, roster: &Roster, wanted: Wanted<'_>) -> Option<Seat> {
-        let seats = roster.seats(wanted.provider);
+        roster.with_seats(wanted.provider, |seats| self.choose_from(seats, wanted))
+    }
+
+    fn choose_from(&self, seats: &[Seat], wanted: Wanted<'_>) -> Option<Seat> {
         if seats.is_empty() {
             return None;
         }
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % seats.len();
-        let fitting = seats[first..].iter().chain(&seats[..first]).filter(|seat| fits(seat, wanted));
-        let ranked = fitting.take(COMPARED_MAX).min_by_key(|seat| {
-            let lists = wanted.model.is_some_and(|model| seat.lists(model));
-            (!lists, seat.link.handle.stats().streams)
-        });
-        ranked.cloned()
+        let in_turn = || seats[first..].iter().chain(&seats[..first]);
+        let lists = |seat: &Seat| wanted.model.is_some_and(|model| seat.lists(model));
+        let least = |listing: bool| {
+            let fitting = in_turn().filter(|seat| lists(seat) == listing && fits(seat, wanted));
+            fitting.take(COMPARED_MAX).min_by_key(|seat| seat.link.handle.stats().streams)
+        };
+        least(true).or_else(|| least(false)).cloned()
     }
 }
 
@@ -70,6 +74,7 @@ mod tests {
     use keyhaven_daemon::link::LinkHandle;
     use keyhaven_protocol::frame::Egress;
     use keyhaven_protocol::frame::Offer;
+    use keyhaven_protocol::hex::Hex;
     use keyhaven_protocol::id::AgentId;
     use keyhaven_protocol::id::VendorKeyId;
     use keyhaven_protocol::link::Limits;
@@ -77,6 +82,7 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
+    use crate::agent_gateway::Entering;
     use crate::agent_gateway::LiveLink;
 
     const OPENAI: Wanted<'static> = Wanted { provider: Provider::OpenAi, resource: None, model: Some("gpt-5") };
@@ -107,6 +113,17 @@ mod tests {
     }
 
     #[test]
+    fn the_one_offer_among_many_that_lists_the_model_is_found() {
+        let roster = Roster::new();
+        for agent in 1..=40 {
+            link(&roster, agent, Provider::OpenAi, None, if agent == 40 { &["gpt-5"] } else { &["gpt-4"] });
+        }
+
+        let dispatch = Dispatch::new();
+        assert!((0..40).all(|_| dispatch.choose(&roster, OPENAI).unwrap().link.agent == AgentId([40; 16])));
+    }
+
+    #[test]
     fn a_resource_or_deployment_that_nobody_offers_has_no_seat() {
         let roster = Roster::new();
         link(&roster, 1, Provider::Azure, Some("Acme"), &["prod"]);
@@ -134,7 +151,10 @@ mod tests {
 
     fn link(roster: &Roster, agent: u8, provider: Provider, resource: Option<&str>, models: &[&str]) -> Arc<LiveLink> {
         let handle = LinkHandle::new(Side::Hub, Limits::default());
-        let live = roster.enter(AgentId([agent; 16]), "a", Egress::Official, handle, true, 1).unwrap();
+        let (agent_id, name) = (AgentId([agent; 16]), "a".to_owned());
+        let egress = Egress::Official;
+        let entering = Entering { agent: agent_id, name, egress, instance: Hex([0; 16]), handle, accepts: true };
+        let live = roster.enter(entering, 1).unwrap();
         let models = models.iter().map(|id| RawValue::from_string(format!(r#"{{"id":"{id}"}}"#)).unwrap()).collect();
         roster.offer(
             &live,

@@ -77,13 +77,18 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Writes down that a key was used. Decides nothing, so the revision stays.
+    /// Writes down when keys were used last, all of them or none. Decides
+    /// nothing, so the revision stays.
     ///
     /// # Errors
     /// [`StoreError::Query`] or [`StoreError::TimeOutOfRange`].
-    pub async fn api_key_used(&self, id: ApiKeyId, now_unix_ms: u64) -> Result<(), StoreError> {
+    pub async fn api_keys_used(&self, uses: &[(ApiKeyId, u64)]) -> Result<(), StoreError> {
         let statement = "UPDATE api_keys SET last_used_unix_ms = ? WHERE id = ?";
-        sqlx::query(statement).bind(time(now_unix_ms)?).bind(&id.0[..]).execute(&self.pool).await?;
+        let mut together = self.pool.begin().await?;
+        for (id, used_unix_ms) in uses {
+            sqlx::query(statement).bind(time(*used_unix_ms)?).bind(&id.0[..]).execute(&mut *together).await?;
+        }
+        together.commit().await?;
         Ok(())
     }
 }
@@ -140,7 +145,7 @@ mod tests {
         store.insert_api_key(&key(1)).await.unwrap();
         let before = store.revision().await.unwrap();
 
-        store.api_key_used(key(1).id, 4000).await.unwrap();
+        store.api_keys_used(&[(key(1).id, 4000)]).await.unwrap();
 
         let listed = store.api_keys().await.unwrap();
         assert_eq!(listed[0].last_used_unix_ms, Some(4000));
@@ -148,13 +153,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_time_beyond_the_database_is_refused() {
+    async fn uses_are_written_down_together_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).await.unwrap();
+        store.insert_api_key(&key(1)).await.unwrap();
+        store.insert_api_key(&key(2)).await.unwrap();
 
-        let refused = store.api_key_used(ApiKeyId([1; 16]), u64::MAX).await;
+        let refused = store.api_keys_used(&[(key(1).id, 4000), (key(2).id, u64::MAX)]).await;
 
         assert!(matches!(refused, Err(StoreError::TimeOutOfRange)));
+        assert_eq!(store.api_keys().await.unwrap()[0].last_used_unix_ms, None);
+        store.api_keys_used(&[(key(1).id, 4000), (key(2).id, 5000)]).await.unwrap();
+        let used: Vec<_> = store.api_keys().await.unwrap().iter().map(|key| key.last_used_unix_ms).collect();
+        assert_eq!(used, [Some(4000), Some(5000)]);
     }
 
     fn key(n: u8) -> ApiKey {

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
-use keyhaven_daemon::cli::Failure;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use sqlx::Row;
 use sqlx::SqlSafeStr;

@@ -3,7 +3,7 @@
 //! Invariant: a call reaches an agent only with a good key, an allow-listed endpoint and
 //! a scan that agrees; and it reaches at most one agent.
 
-use std::collections::VecDeque;
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,6 +15,8 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::Request;
 use http::Response;
+use http::Uri;
+use http::Version;
 use http::header;
 use hyper::body::Incoming;
 use keyhaven_daemon::clock::unix_ms_now;
@@ -41,31 +43,26 @@ use super::CallSummary;
 use super::Outcome;
 use super::UserGateway;
 use super::body::AnswerBody;
-use super::flushed::Flushed;
 use super::models;
 use super::refusal::Refusal;
-use super::request::HeldShare;
+use super::request::Held;
+use super::request::HoldError;
 use super::request::RequestBody;
-use super::request::RequestError;
 use super::request::Upload;
 use super::response::Record;
 use super::response::Relayed;
+use super::writes::Flushed;
 use crate::agent_gateway::Seat;
 use crate::dispatch::Wanted;
 
 /// The header that names the call in every answer.
 const CALL_ID: HeaderName = HeaderName::from_static("keyhaven-call-id");
 
+/// Headers in one request.
+const HEADERS_MAX: usize = 256;
+
 /// What the hub waits beyond the agent's own timeouts, so that the agent's word comes first.
 const AGENT_HEAD_START: Duration = Duration::from_secs(5);
-
-/// A request's body held back until the scan has seen the model.
-struct Held {
-    body: RequestBody,
-    pieces: VecDeque<Bytes>,
-    complete: bool,
-    share: HeldShare,
-}
 
 impl UserGateway {
     /// The answer to any request; it is always one.
@@ -74,9 +71,12 @@ impl UserGateway {
         let mut record = Record::new(self.clone(), summary(call, &request));
         let mut response = match self.serve_call(call, request, &mut record).await {
             Ok(Answer::Ours(body)) => ours(body, record),
-            Ok(Answer::Relayed(head, stream, upload)) => self.relay(head, Relayed::new(stream, upload, flushed, self.idle(), record)),
+            Ok(Answer::Relayed(head, stream, upload)) => {
+                self.relay(head, Relayed::new(stream, upload, flushed, self.idle(), record))
+            }
             Err(refusal) => {
                 let response = refusal.into_response(call);
+                record.summary.outcome = Outcome::Refused;
                 record.summary.status = response.status().as_u16();
                 record.summary.first_byte_micros = record.elapsed_micros();
                 response
@@ -94,8 +94,11 @@ impl UserGateway {
         record: &mut Record,
     ) -> Result<Answer, Refusal> {
         let (head, incoming) = request.into_parts();
-        let route = route(&head.method, head.uri.path(), &head.headers).map_err(|error| Refusal::route(&error))?;
+        let route = route(&head.method, &path(&head.uri), &head.headers).map_err(|error| Refusal::route(&error))?;
         let shape = route.shape;
+        if head.version < Version::HTTP_11 {
+            return Err(Refusal::new(shape, ErrorCode::HttpVersion).closing());
+        }
         self.check_head(&head, shape)?;
         let key =
             credential(&head.headers).map_err(|error| Refusal::with_message(shape, error.code(), error.to_string()))?;
@@ -112,9 +115,9 @@ impl UserGateway {
         let body = body_length(&head.headers, self.config.consumer.request_body_bytes_max);
         let body = body.map_err(|code| Refusal::new(shape, code).closing())?;
         let held = self.hold(incoming, shape).await?;
-        let model = held.body.scan().model().map(str::to_owned);
+        let model = held.scan().model().map(str::to_owned);
         record.summary.model.clone_from(&model);
-        record.summary.request_bytes = held.body.bytes();
+        record.summary.request_bytes = held.bytes();
         let candidate = self.resolve(&route, model.as_deref())?;
         record.summary.provider = Some(candidate.endpoint.provider());
         let seat = self.seat(&route, &candidate, model.as_deref())?;
@@ -129,18 +132,24 @@ impl UserGateway {
         };
         let stream = seat.link.handle.open(&open).map_err(|error| open_refusal(shape, &error))?;
         record.summary.agent = Some(seat.link.agent);
-        let upload = Box::new(Upload::new(held.body, stream.clone(), held.pieces, held.complete, held.share));
+        let upload = Box::new(Upload::new(held, stream.clone()));
         self.await_head(stream, upload, shape, record).await
     }
 
     fn check_head(&self, head: &http::request::Parts, shape: ErrorShape) -> Result<(), Refusal> {
         let headers: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         let line = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
-        if (headers + line) as u64 > self.config.consumer.request_head_bytes_max {
+        let too_many = head.headers.len() > HEADERS_MAX;
+        if too_many || (headers + line) as u64 > self.config.consumer.request_head_bytes_max {
             return Err(Refusal::new(shape, ErrorCode::HeadTooLarge).closing());
         }
+        let malformed = |why: &str| Err(Refusal::with_message(shape, ErrorCode::RequestMalformed, why.to_owned()));
         if head.uri.query().is_some_and(|query| !is_allowed_query(query)) {
-            return Err(Refusal::new(shape, ErrorCode::HeadTooLarge));
+            return malformed("the query is too long or holds characters that must be percent-encoded");
+        }
+        let coding = head.headers.get(header::CONTENT_ENCODING);
+        if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return malformed("the body is compressed; send it as it is, without `content-encoding`");
         }
         Ok(())
     }
@@ -149,38 +158,20 @@ impl UserGateway {
     async fn hold(&self, incoming: Incoming, shape: ErrorShape) -> Result<Held, Refusal> {
         let consumer = &self.config.consumer;
         let body = RequestBody::new(incoming, consumer.request_body_bytes_max, consumer.request_idle_timeout());
-        let mut held = Held { body, pieces: VecDeque::new(), complete: false, share: self.held.share() };
-        // The last piece stays with the hub until the scan has agreed to all, so one more
-        // poll after the model costs nothing and lets a small request leave in one message.
-        loop {
-            let piece = if held.body.scan().model().is_some() {
-                match poll_fn(|cx| Poll::Ready(held.body.poll_piece(cx))).await {
-                    Poll::Ready(piece) => piece,
-                    Poll::Pending => return Ok(held),
-                }
-            } else {
-                poll_fn(|cx| held.body.poll_piece(cx)).await
-            };
-            match piece.map_err(|error: RequestError| error.refusal(shape))? {
-                None => {
-                    held.complete = true;
-                    return Ok(held);
-                }
-                Some(piece) => {
-                    if !held.share.grow(piece.len() as u64) {
-                        return Err(Refusal::new(shape, ErrorCode::HubBusy).closing());
-                    }
-                    held.pieces.push_back(piece);
-                    if held.body.scan().model().is_some() && held.pieces.len() > HELD_PIECES_AFTER_MODEL {
-                        return Ok(held);
-                    }
-                }
-            }
-        }
+        Held::read(body, self.held.share()).await.map_err(|error| match error {
+            HoldError::Full => Refusal::new(shape, ErrorCode::HubBusy).closing(),
+            HoldError::Request(error) => error.refusal(shape),
+        })
     }
 
     fn resolve(&self, route: &Route, model: Option<&str>) -> Result<Candidate, Refusal> {
-        let listed = |provider, model: &str| self.roster.seats(provider).iter().any(|seat| seat.lists(model));
+        if model.is_none() && route.candidates.len() > 1 {
+            let why = "`model` is missing; it says which vendor is meant".to_owned();
+            return Err(Refusal::with_message(route.shape, ErrorCode::RequestMalformed, why));
+        }
+        let listed = |provider, model: &str| {
+            self.roster.with_seats(provider, |seats| seats.iter().any(|seat| seat.lists(model)))
+        };
         route.resolve(model, listed).map_err(|error| Refusal::route(&error))
     }
 
@@ -190,7 +181,12 @@ impl UserGateway {
             resource: route.azure_resource.as_deref(),
             model: candidate.parameter.as_deref().or(model),
         };
-        self.dispatch.choose(&self.roster, wanted).ok_or_else(|| Refusal::new(route.shape, ErrorCode::NoAgent))
+        let missing = || {
+            // Somebody offers the vendor, only not this deployment or resource: that is final.
+            let offered = self.roster.with_seats(wanted.provider, |seats| seats.iter().any(|seat| seat.link.is_open()));
+            Refusal::new(route.shape, if offered { ErrorCode::ModelUnknown } else { ErrorCode::NoAgent })
+        };
+        self.dispatch.choose(&self.roster, wanted).ok_or_else(missing)
     }
 
     /// Passes the body on while waiting for the head; an answer may come before the last byte.
@@ -204,21 +200,26 @@ impl UserGateway {
         let mut upload = Some(upload);
         let patience = self.config.calls.vendor_head_timeout() + AGENT_HEAD_START;
         let mut deadline = Box::pin(tokio::time::sleep(patience));
+        let mut passed_on = 0;
         let head = poll_fn(|cx| {
-            if let Some(passing) = &mut upload
-                && let Poll::Ready(passed) = passing.poll(cx)
-            {
-                record.summary.request_bytes = passing.bytes();
-                upload = None;
-                if let Err(error) = passed {
-                    return Poll::Ready(Err(error.refusal(shape)));
+            if let Some(passing) = &mut upload {
+                let passed = passing.poll(cx);
+                if passing.passed_on() != passed_on || passed.is_ready() {
+                    passed_on = passing.passed_on();
+                    deadline.as_mut().reset(tokio::time::Instant::now() + patience);
                 }
-                deadline.as_mut().reset(tokio::time::Instant::now() + patience);
+                record.summary.request_bytes = passing.bytes();
+                if let Poll::Ready(passed) = passed {
+                    upload = None;
+                    if let Err(error) = passed {
+                        return Poll::Ready(Err(error.refusal(shape)));
+                    }
+                }
             }
             if let Poll::Ready(head) = stream.poll_head(cx) {
                 return Poll::Ready(head.map_err(|abort| Refusal::aborted(shape, &abort)));
             }
-            if upload.is_none() && Future::poll(deadline.as_mut(), cx).is_ready() {
+            if Future::poll(deadline.as_mut(), cx).is_ready() {
                 return Poll::Ready(Err(Refusal::new(shape, ErrorCode::VendorTimeout)));
             }
             Poll::Pending
@@ -237,7 +238,7 @@ impl UserGateway {
     }
 
     fn relay(&self, head: ResponseHead, mut relayed: Relayed) -> Response<AnswerBody> {
-        relayed.begin(head.status);
+        relayed.begin(&head);
         let mut response = Response::new(AnswerBody::Relayed(Box::new(relayed)));
         *response.status_mut() = head.status;
         *response.headers_mut() = response_to_consumer(&head.headers);
@@ -249,9 +250,6 @@ impl UserGateway {
         self.config.calls.vendor_idle_timeout() + AGENT_HEAD_START
     }
 }
-
-/// Pieces read beyond the one that named the model, before the call is dispatched.
-const HELD_PIECES_AFTER_MODEL: usize = 4;
 
 enum Answer {
     Ours(Bytes),
@@ -294,12 +292,18 @@ fn summary(call: CallId, request: &Request<Incoming>) -> CallSummary {
         model: None,
         agent: None,
         status: 0,
-        outcome: Outcome::Refused,
+        outcome: Outcome::Aborted,
         request_bytes: 0,
         response_bytes: 0,
         first_byte_micros: 0,
         total_micros: 0,
     }
+}
+
+/// The path to route by. A target that names a host was meant for a proxy, which the hub is
+/// not: as a whole it matches no endpoint.
+fn path(target: &Uri) -> Cow<'_, str> {
+    if target.authority().is_some() { target.to_string().into() } else { target.path().into() }
 }
 
 fn clipped(path: &str) -> &str {

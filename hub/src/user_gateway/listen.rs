@@ -19,20 +19,20 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 use tracing::warn;
 
 use super::UserGateway;
-use super::flushed::FlushTelling;
-use super::flushed::Flushed;
+use super::linger::Lingering;
+use super::repoll::Repolled;
+use super::writes::Flushed;
+use super::writes::Watched;
 
-/// Heads beyond the configured bound get an answer of ours up to this size; beyond it
-/// hyper answers 431 by itself and closes.
-const HEAD_BYTES_HARD_MAX: usize = 512 * 1024;
-
-/// Headers in one request that hyper parses; more are a bare 431.
-const HEADERS_MAX: usize = 256;
+/// Headers in one request that hyper parses; more are a bare 431. Far more than we take, so
+/// that too many get an answer of ours.
+const HEADERS_PARSED_MAX: usize = 1024;
 
 /// The operator's certificate.
 #[derive(Clone)]
@@ -87,14 +87,25 @@ impl UserGateway {
 
 async fn accept_loop(gateway: Arc<UserGateway>, listener: TcpListener, tls: Option<ConsumerTls>) {
     let draining = gateway.tasks.draining();
+    let places = Arc::new(Semaphore::new(gateway.config.consumer.connections_max as usize));
     loop {
-        let accepted = tokio::select! {
+        let next = async {
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
             biased;
             () = draining.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            next = next => next,
         };
         match accepted {
-            Ok((stream, _)) => gateway.tasks.spawn("consumer", connection(gateway.clone(), stream, tls.clone())),
+            Ok((stream, _)) => {
+                let serving = connection(gateway.clone(), stream, tls.clone());
+                gateway.tasks.spawn("consumer", async move {
+                    serving.await;
+                    drop(place);
+                });
+            }
             Err(error) => {
                 // Out of file descriptors, mostly: accepting again at once would spin.
                 warn!(%error, "a consumer could not be accepted: {error}");
@@ -126,9 +137,11 @@ where
 {
     let draining = gateway.tasks.draining();
     let stopping = gateway.tasks.stopping();
-    let idle = gateway.config.consumer.request_idle_timeout();
+    let consumer = &gateway.config.consumer;
+    let idle = consumer.request_idle_timeout();
+    let head_bytes_hard_max = hard_head_bound(consumer.request_head_bytes_max);
     let flushed = Flushed::default();
-    let io = FlushTelling::new(TokioIo::new(stream), flushed.clone());
+    let io = Watched::new(Lingering::new(TokioIo::new(stream)), flushed.clone(), consumer.response_stall_timeout());
     let service = service_fn(move |request| {
         let (gateway, flushed) = (gateway.clone(), flushed.clone());
         async move { Ok::<_, Infallible>(gateway.answer(request, flushed).await) }
@@ -136,16 +149,16 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
-        .max_buf_size(HEAD_BYTES_HARD_MAX)
-        .max_headers(HEADERS_MAX)
+        .max_buf_size(head_bytes_hard_max)
+        .max_headers(HEADERS_PARSED_MAX)
         .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = Repolled::new(connection.as_mut()) => ended,
         () = draining.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
-                ended = connection.as_mut() => ended,
+                ended = Repolled::new(connection.as_mut()) => ended,
                 () = stopping.cancelled() => return,
             }
         }
@@ -155,6 +168,13 @@ where
     {
         debug!(%error, "a consumer's connection ended: {error}");
     }
+}
+
+/// Heads beyond the configured bound get an answer of ours up to this size; beyond it hyper
+/// answers 431 by itself and closes.
+fn hard_head_bound(request_head_bytes_max: u64) -> usize {
+    let twice = usize::try_from(request_head_bytes_max.saturating_mul(2)).unwrap_or(usize::MAX);
+    twice.clamp(16 * 1024, 64 * 1024 * 1024)
 }
 
 /// A consumer that simply left is nothing to write home about.

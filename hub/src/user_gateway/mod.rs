@@ -5,12 +5,14 @@
 
 mod body;
 mod call;
-mod flushed;
+mod linger;
 mod listen;
 mod models;
 mod refusal;
+mod repoll;
 mod request;
 mod response;
+mod writes;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -6,7 +6,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keyhaven_protocol::provider::Provider;
 use keyhaven_protocol::provider::native_error::ErrorShape;
 use keyhaven_protocol::provider::route::Candidate;
 use keyhaven_protocol::provider::route::Route;
@@ -54,9 +53,9 @@ pub(super) fn answer(roster: &Roster, route: &Route) -> Option<Bytes> {
     Some(json.expect("lists of JSON serialise").into())
 }
 
-/// The models of all candidate vendors, each once, in the vendors' own order.
+/// The models of all candidate vendors, each id once, in the vendors' own order.
 fn offered(roster: &Roster, route: &Route) -> Vec<Offered> {
-    let mut seen: HashSet<(Provider, String)> = HashSet::new();
+    let mut seen: HashSet<String> = HashSet::new();
     let mut offered = Vec::new();
     for candidate in &route.candidates {
         let provider = candidate.endpoint.provider();
@@ -65,7 +64,7 @@ fn offered(roster: &Roster, route: &Route) -> Vec<Offered> {
             if other_resource {
                 continue;
             }
-            let new = seat.models.iter().filter(|model| seen.insert((provider, model.id.clone())));
+            let new = seat.models.iter().filter(|model| seen.insert(model.id.clone()));
             offered.extend(new.map(|model| Offered { id: model.id.clone(), object: Arc::clone(&model.object) }));
         }
     }

@@ -4,6 +4,7 @@
 //! we would refuse never becomes complete at a vendor.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -14,6 +15,7 @@ use std::task::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytes::BytesMut;
 use http_body::Body;
 use hyper::body::Incoming;
 use keyhaven_daemon::link::LinkStream;
@@ -153,6 +155,91 @@ impl RequestBody {
     }
 }
 
+/// A body held back until the scan has seen the model, or the body has ended.
+pub(super) struct Held {
+    body: RequestBody,
+    pieces: VecDeque<Bytes>,
+    /// Small pieces gathered: each would cost more than it holds.
+    small: BytesMut,
+    complete: bool,
+    share: HeldShare,
+}
+
+/// Why a body is not held any longer.
+pub(super) enum HoldError {
+    /// All calls together hold back as much as they may.
+    Full,
+    /// The request itself.
+    Request(RequestError),
+}
+
+impl Held {
+    /// Reads until the scan has seen the model or the body ends, and then what is there
+    /// already, so that a small request leaves in one message.
+    pub(super) async fn read(body: RequestBody, share: HeldShare) -> Result<Self, HoldError> {
+        let mut held = Self { body, pieces: VecDeque::new(), small: BytesMut::new(), complete: false, share };
+        loop {
+            let waits = held.body.scan().model().is_none();
+            let piece = poll_fn(|cx| match held.body.poll_piece(cx) {
+                Poll::Ready(piece) => Poll::Ready(Some(piece)),
+                Poll::Pending if waits => Poll::Pending,
+                Poll::Pending => Poll::Ready(None),
+            });
+            match piece.await.transpose().map_err(HoldError::Request)? {
+                None => break,
+                Some(None) => {
+                    held.complete = true;
+                    break;
+                }
+                Some(Some(piece)) => held.keep(piece)?,
+            }
+            if !waits && held.body.bytes() > READ_AHEAD_BYTES_MAX {
+                break;
+            }
+        }
+        held.gather();
+        Ok(held)
+    }
+
+    /// What the scan has seen.
+    pub(super) fn scan(&self) -> &RequestScan {
+        self.body.scan()
+    }
+
+    /// Bytes read so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.body.bytes()
+    }
+
+    fn keep(&mut self, piece: Bytes) -> Result<(), HoldError> {
+        if !self.share.grow(piece.len() as u64) {
+            return Err(HoldError::Full);
+        }
+        if piece.len() < GATHER_BELOW_BYTES {
+            self.small.extend_from_slice(&piece);
+        }
+        if self.small.len() >= GATHER_BELOW_BYTES || piece.len() >= GATHER_BELOW_BYTES {
+            self.gather();
+        }
+        if piece.len() >= GATHER_BELOW_BYTES {
+            self.pieces.push_back(piece);
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push_back(self.small.split().freeze());
+        }
+    }
+}
+
+/// Pieces below this are gathered.
+const GATHER_BELOW_BYTES: usize = 16 * 1024;
+
+/// What is read ahead of the dispatch once the model is known.
+const READ_AHEAD_BYTES_MAX: u64 = 64 * 1024;
+
 /// A body being passed on to an agent.
 pub(super) struct Upload {
     body: RequestBody,
@@ -163,21 +250,20 @@ pub(super) struct Upload {
     last: Option<Bytes>,
     complete: bool,
     share: Option<HeldShare>,
+    passed_on: u64,
 }
 
 impl Upload {
-    /// Passes on what was held back, and then the rest. `complete` says that the held
-    /// pieces are the whole body and that the scan has agreed to it.
-    pub(super) fn new(
-        body: RequestBody,
-        stream: LinkStream,
-        held: VecDeque<Bytes>,
-        complete: bool,
-        share: HeldShare,
-    ) -> Self {
-        let mut free = held;
+    /// Passes on what was held back, and then the rest.
+    pub(super) fn new(held: Held, stream: LinkStream) -> Self {
+        let Held { body, pieces: mut free, small: _, complete, share } = held;
         let last = free.pop_back();
-        Self { body, stream, free, last, complete, share: Some(share) }
+        Self { body, stream, free, last, complete, share: Some(share), passed_on: 0 }
+    }
+
+    /// Pieces handed to the link so far: it moves as long as the agent takes them.
+    pub(super) fn passed_on(&self) -> u64 {
+        self.passed_on
     }
 
     /// Bytes read so far.
@@ -220,6 +306,7 @@ impl Upload {
                 return Poll::Ready(false);
             }
             let Some(piece) = self.free.pop_front() else { break };
+            self.passed_on += 1;
             if self.stream.send_data(piece).is_err() {
                 return Poll::Ready(false);
             }

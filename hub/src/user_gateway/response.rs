@@ -11,12 +11,13 @@ use std::task::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http::StatusCode;
 use http_body::Frame;
 use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
-use keyhaven_protocol::frame::decode_trailers;
+use keyhaven_protocol::frame::ResponseHead;
 use keyhaven_protocol::link::Incoming;
 use metrics::counter;
 use metrics::histogram;
@@ -27,8 +28,8 @@ use tracing::info;
 use super::CallSummary;
 use super::Outcome;
 use super::UserGateway;
-use super::flushed::Flushed;
 use super::request::Upload;
+use super::writes::Flushed;
 
 /// The response broke off; the consumer's connection is cut so that it shows.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,8 @@ pub(super) struct Relayed {
     timer: Option<Pin<Box<Sleep>>>,
     record: Record,
     phase: Phase,
+    /// Bytes still to come of a declared length.
+    left: Option<u64>,
 }
 
 /// How far the response is.
@@ -62,14 +65,27 @@ impl Relayed {
         idle: Duration,
         record: Record,
     ) -> Self {
-        Self { stream, upload, flushed, idle, timer: None, record, phase: Phase::Flowing }
+        Self { stream, upload, flushed, idle, timer: None, record, phase: Phase::Flowing, left: None }
     }
 
     /// The head goes out now.
-    pub(super) fn begin(&mut self, status: StatusCode) {
-        self.record.summary.status = status.as_u16();
+    pub(super) fn begin(&mut self, head: &ResponseHead) {
+        self.record.summary.status = head.status.as_u16();
         self.record.summary.first_byte_micros = self.record.elapsed_micros();
         self.record.summary.outcome = Outcome::Aborted;
+        let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        self.left = if bodiless { Some(0) } else { declared_length(&head.headers) };
+        self.count(0);
+    }
+
+    /// hyper does not ask for more once a declared length is there, so the end of such a
+    /// body is its last byte and not the END that follows.
+    fn count(&mut self, bytes: u64) {
+        self.record.summary.response_bytes += bytes;
+        self.left = self.left.map(|left| left.saturating_sub(bytes));
+        if self.left == Some(0) {
+            self.record.summary.outcome = Outcome::Served;
+        }
     }
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
@@ -88,16 +104,17 @@ impl Relayed {
                     self.poll_upload(cx);
                     match ready!(self.poll_incoming(cx)) {
                         Incoming::Data(data) => {
-                            self.record.summary.response_bytes += data.len() as u64;
+                            self.count(data.len() as u64);
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
-                        Incoming::End(trailers) => {
+                        Incoming::End(_) => {
+                            // Trailers are not relayed: no vendor's API has any.
                             self.phase = Phase::Over;
                             self.record.summary.outcome = Outcome::Served;
-                            let trailers = decode_trailers(trailers).ok().flatten();
-                            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+                            return Poll::Ready(None);
                         }
                         Incoming::Aborted(abort) => {
+                            self.record.summary.outcome = Outcome::Aborted;
                             self.record.aborted_for = Some(abort.reason);
                             self.phase = Phase::Breaking(abort.reason, self.flushed.times());
                         }
@@ -139,6 +156,19 @@ impl Relayed {
     }
 }
 
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        if self.left == Some(0) {
+            // All of it was delivered: if the END has not come yet, nobody has left.
+            self.stream.abort(Abort::new(AbortReason::Finished));
+        }
+    }
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// What is known of a call; told to those who watch when it is dropped.
 pub(super) struct Record {
     pub(super) summary: CallSummary,
@@ -169,8 +199,10 @@ impl Drop for Record {
             Outcome::Refused => "refused",
         };
         counter!("keyhaven_user_gateway_calls_total", "provider" => provider, "outcome" => outcome).increment(1);
-        histogram!("keyhaven_user_gateway_first_byte_seconds", "provider" => provider)
-            .record(seconds(summary.first_byte_micros));
+        if summary.status != 0 {
+            histogram!("keyhaven_user_gateway_first_byte_seconds", "provider" => provider)
+                .record(seconds(summary.first_byte_micros));
+        }
         if let Some(reason) = self.aborted_for {
             counter!("keyhaven_user_gateway_aborts_total", "reason" => reason.name()).increment(1);
         }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use crate::ErrorCode;
 use crate::hex::Hex;
 use crate::id::AgentId;
 use crate::id::FleetId;
@@ -46,6 +47,9 @@ pub struct Auth {
     pub enrolment: Option<Enrolment>,
     /// Which upstreams this build of the agent can reach.
     pub egress: Egress,
+    /// Random for every start of the process: tells a second copy from the same agent that
+    /// dials again.
+    pub instance: Hex<16>,
     /// Epoch, size and head of the agent's ledger chain.
     pub ledger: LedgerHead,
     /// The agent's software version, for logs.
@@ -98,8 +102,6 @@ impl LedgerHead {
 pub struct Welcome {
     /// The hub's number of this link; larger is newer.
     pub link: u64,
-    /// Streams the hub will have open at once, at most.
-    pub streams_max: u32,
 }
 
 /// REFUSE: why the link closes now.
@@ -112,6 +114,21 @@ pub struct Refuse {
     /// Not before so many milliseconds should the other side try again; 0: as usual.
     #[serde(default)]
     pub retry_after_ms: u64,
+}
+
+impl Refuse {
+    /// Reads the payload of REFUSE, whatever it is: a refusal that cannot be read is one
+    /// too. What the other side wrote for people is cut, and stripped of what a terminal or
+    /// a log would take for more than text.
+    pub fn read(payload: &[u8]) -> Self {
+        let refuse = from_json(payload).unwrap_or_else(|_| Self {
+            code: ErrorCode::LinkProtocol.to_string(),
+            message: "a REFUSE that cannot be read".to_owned(),
+            retry_after_ms: 0,
+        });
+        let plain = |text: &str, most| text.chars().filter(|char| !char.is_control()).take(most).collect();
+        Self { code: plain(&refuse.code, 16), message: plain(&refuse.message, 200), ..refuse }
+    }
 }
 
 /// DRAIN: no new streams on this link; those that run may finish.

@@ -197,6 +197,7 @@ fn samples() -> Vec<(FrameKind, StreamId, Bytes)> {
         signature: Hex([6; 64]),
         enrolment: Some(Enrolment { token: TokenId([7; 16]), secret: Hex([8; 32]) }),
         egress: Egress::Official,
+        instance: Hex([9; 16]),
         ledger: LedgerHead::EMPTY,
         software: "0.1.0".into(),
     };
@@ -217,7 +218,7 @@ fn samples() -> Vec<(FrameKind, StreamId, Bytes)> {
             let (stream, payload) = match kind {
                 FrameKind::Challenge => (0, to_json(&challenge)),
                 FrameKind::Auth => (0, to_json(&auth)),
-                FrameKind::Welcome => (0, to_json(&Welcome { link: 9, streams_max: 4096 })),
+                FrameKind::Welcome => (0, to_json(&Welcome { link: 9 })),
                 FrameKind::Refuse => {
                     (0, to_json(&Refuse { code: "KH-E1005".into(), message: "revoked".into(), retry_after_ms: 0 }))
                 }

@@ -164,6 +164,9 @@ pub struct Link {
     events: VecDeque<Event>,
     liveness: Liveness,
     draining_here: bool,
+    /// The ping that went out behind DRAIN; until it is answered, streams that the peer
+    /// opened before it knew are still taken.
+    drain_ping: Option<u64>,
     draining_there: bool,
     over: bool,
     counters: Counters,
@@ -182,6 +185,7 @@ impl Link {
             events: VecDeque::new(),
             liveness: Liveness::new(side, now),
             draining_here: false,
+            drain_ping: None,
             draining_there: false,
             over: false,
             counters: Counters::default(),
@@ -278,6 +282,7 @@ impl Link {
         let abort = Abort { received_bytes: stream.received_bytes, ..abort };
         let unknown_to_peer = self.side == Side::Hub && stream.head_out.is_some();
         stream.clear_outbox();
+        self.events.push_back(Event::Writable(id));
         if unknown_to_peer {
             // The OPEN never left: there is nobody to tell, and nobody who would answer.
             stream.sending = Sending::Aborted;
@@ -338,11 +343,6 @@ impl Link {
         }
     }
 
-    /// Body bytes received on a stream so far.
-    pub fn received_bytes(&self, id: StreamId) -> u64 {
-        self.streams.get(&id).map_or(0, |stream| stream.received_bytes)
-    }
-
     /// Queues a frame of the link itself.
     pub fn send_control(&mut self, kind: FrameKind, payload: &[u8]) {
         debug_assert!(!kind.is_of_stream(), "{kind:?} belongs to a stream");
@@ -350,11 +350,25 @@ impl Link {
     }
 
     /// No new streams from now on; tells the peer once.
-    pub fn drain(&mut self, drain: &Drain) {
-        if !self.draining_here && !self.over {
-            self.draining_here = true;
-            self.send_control(FrameKind::Drain, &to_json(drain));
+    pub fn drain(&mut self, drain: &Drain, now: Micros) {
+        if self.draining_here || self.over {
+            return;
         }
+        self.draining_here = true;
+        self.send_control(FrameKind::Drain, &to_json(drain));
+        if self.side == Side::Agent {
+            self.drain_ping = Some(self.ping(now));
+        }
+    }
+
+    /// Whether nothing is left: no stream, nothing to send, and no stream that a peer which
+    /// does not know of the drain yet could still open.
+    pub fn is_idle(&self) -> bool {
+        self.streams.is_empty() && !self.has_frames() && self.drain_ping.is_none()
+    }
+
+    fn drain_known(&self) -> bool {
+        self.draining_here && self.drain_ping.is_none()
     }
 
     /// Whether either side takes no new streams.
@@ -374,8 +388,7 @@ impl Link {
         for (id, stream) in &mut self.streams {
             stream.clear_outbox();
             stream.sending = Sending::Aborted;
-            if stream.receiving == Receiving::Open {
-                stream.receiving = Receiving::Aborted(abort.clone());
+            if stream.break_off(self.side, &abort) {
                 self.events.push_back(Event::Aborted(*id));
             }
             self.events.push_back(Event::Writable(*id));
@@ -421,9 +434,10 @@ impl Link {
     }
 
     /// Sends a ping now, whatever the time: the proof of a heartbeat.
-    pub fn ping(&mut self, now: Micros) {
+    pub fn ping(&mut self, now: Micros) -> u64 {
         let nonce = self.liveness.ping(now);
         self.schedule.push_control(FrameKind::Ping, &nonce.to_be_bytes());
+        nonce
     }
 
     fn add_stream(&mut self, id: StreamId, now: Micros) -> &mut Stream {

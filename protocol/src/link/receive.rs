@@ -86,6 +86,9 @@ impl Link {
             FrameKind::Pong => {
                 let nonce = u64::from_be_bytes(eight_bytes(FrameKind::Pong, &frame.payload)?);
                 self.liveness.pong(nonce, now);
+                if self.drain_ping.is_some_and(|ping| nonce >= ping) {
+                    self.drain_ping = None;
+                }
                 self.events.push_back(Event::Control(frame));
             }
             FrameKind::Drain => {
@@ -125,7 +128,7 @@ impl Link {
             return Ok(());
         }
         self.last_opened = id;
-        if self.draining_here || self.streams.len() >= self.limits.streams_max {
+        if self.drain_known() || self.streams.len() >= self.limits.streams_max {
             self.schedule.push_stream_frame(FrameKind::Abort, id, &Abort::new(AbortReason::Busy).encode());
             return Ok(());
         }
@@ -187,7 +190,7 @@ impl Link {
         let abort = Abort::decode(payload)
             .unwrap_or_else(|_| Abort::with_detail(AbortReason::Protocol, "an ABORT did not follow its layout"));
         self.counters.aborts_received += 1;
-        self.end_receiving(id, abort.clone());
+        self.end_receiving(id, &abort);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         match stream.sending {
             Sending::Open | Sending::EndQueued(_) | Sending::FailQueued(_) => {
@@ -195,6 +198,7 @@ impl Link {
                 let echo = Abort { received_bytes: stream.received_bytes, ..Abort::new(abort.reason) };
                 stream.clear_outbox();
                 stream.sending = Sending::AbortQueued(echo);
+                self.events.push_back(Event::Writable(id));
                 self.wake_urgent(id);
             }
             Sending::Ended | Sending::AbortQueued(_) | Sending::Aborted => {}
@@ -220,21 +224,14 @@ impl Link {
     fn stream_fault(&mut self, id: StreamId, reason: AbortReason, detail: &str) {
         let abort = Abort::with_detail(reason, detail);
         self.abort(id, abort.clone());
-        self.end_receiving(id, abort);
+        self.end_receiving(id, &abort);
         self.forget_if_over(id);
     }
 
-    /// A request that had ended is still aborted with its call; a response that had ended
-    /// is complete, whatever comes after it.
-    fn end_receiving(&mut self, id: StreamId, abort: Abort) {
+    fn end_receiving(&mut self, id: StreamId, abort: &Abort) {
         let side = self.side;
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        match (&stream.receiving, side) {
-            (Receiving::Open, _) | (Receiving::Ended(_), Side::Agent) => {
-                stream.receiving = Receiving::Aborted(abort);
-                self.events.push_back(Event::Aborted(id));
-            }
-            (Receiving::Ended(_), Side::Hub) | (Receiving::Aborted(_), _) => {}
+        if self.streams.get_mut(&id).is_some_and(|stream| stream.break_off(side, abort)) {
+            self.events.push_back(Event::Aborted(id));
         }
     }
 

@@ -10,10 +10,11 @@ use bytes::BytesMut;
 use crate::frame::Abort;
 
 use super::Micros;
+use super::Side;
 
-/// Pieces smaller than this are gathered into one buffer while nobody reads, so that a
-/// small piece does not keep the whole message it came in alive.
-const GATHER_BELOW_BYTES: usize = 4 * 1024;
+/// Pieces smaller than this are copied, and gathered while nobody reads, so that a small
+/// piece does not keep the whole message it came in alive.
+const GATHER_BELOW_BYTES: usize = 16 * 1024;
 
 /// How the sending half stands.
 #[derive(Debug, PartialEq, Eq)]
@@ -121,6 +122,19 @@ impl Stream {
         self.is_closed_on_wire() && self.released
     }
 
+    /// The receiving half breaks off, if that means anything: a request that had ended is
+    /// still aborted with its call, a response that had ended is complete.
+    pub(super) fn break_off(&mut self, side: Side, abort: &Abort) -> bool {
+        let breaks = match (&self.receiving, side) {
+            (Receiving::Open, _) | (Receiving::Ended(_), Side::Agent) => true,
+            (Receiving::Ended(_), Side::Hub) | (Receiving::Aborted(_), _) => false,
+        };
+        if breaks {
+            self.receiving = Receiving::Aborted(abort.clone());
+        }
+        breaks
+    }
+
     pub(super) fn clear_outbox(&mut self) {
         self.head_out = None;
         self.outbox = VecDeque::new();
@@ -156,15 +170,13 @@ pub(super) struct Inbox {
 impl Inbox {
     pub(super) fn push(&mut self, data: Bytes) {
         self.bytes += data.len();
-        let somebody_waits = self.whole.is_empty() && self.gathered.is_empty();
-        if somebody_waits || data.len() >= GATHER_BELOW_BYTES {
-            if !self.gathered.is_empty() {
-                self.whole.push_back(self.gathered.split().freeze());
-            }
-            self.whole.push_back(data);
-        } else {
-            self.gathered.extend_from_slice(&data);
+        if data.len() < GATHER_BELOW_BYTES {
+            return self.gathered.extend_from_slice(&data);
         }
+        if !self.gathered.is_empty() {
+            self.whole.push_back(std::mem::take(&mut self.gathered).freeze());
+        }
+        self.whole.push_back(data);
     }
 
     pub(super) fn pop(&mut self) -> Option<Bytes> {
@@ -208,6 +220,6 @@ mod tests {
         }
 
         assert_eq!(&read[..16], b"xxxxxxxxxxabcdef");
-        assert_eq!((read.len(), pieces, inbox.bytes()), (16 + GATHER_BELOW_BYTES, 3, 0));
+        assert_eq!((read.len(), pieces, inbox.bytes()), (16 + GATHER_BELOW_BYTES, 2, 0));
     }
 }

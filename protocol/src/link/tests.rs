@@ -74,7 +74,7 @@ fn a_sender_stops_at_its_credit_and_goes_on_when_the_reader_reads() {
         pair.agent.send_data(id, Bytes::from(vec![1; WINDOW / 2])).unwrap();
     }
     pair.exchange();
-    assert_eq!(pair.hub.received_bytes(id), WINDOW as u64);
+    assert_eq!(pair.hub.counters().data_received_bytes, WINDOW as u64);
 
     let mut read = 0;
     while let Ok(Incoming::Data(data)) = pair.hub.take_data(id, NOW) {
@@ -96,7 +96,7 @@ fn a_stalled_reader_does_not_hold_up_another_stream() {
     pair.exchange();
 
     assert_eq!(pair.hub.take_data(other, NOW), Ok(Incoming::Data(Bytes::from_static(b"hello"))));
-    assert_eq!(pair.hub.received_bytes(stalled), WINDOW as u64);
+    assert_eq!(pair.hub.counters().data_received_bytes, WINDOW as u64 + 5);
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn late_frames_for_a_stream_that_is_over_are_no_fault() {
 fn a_draining_link_finishes_its_streams_and_opens_none() {
     let mut pair = Pair::new();
     let id = pair.answered_call();
-    pair.hub.drain(&Drain { deadline_ms: 1000 });
+    pair.hub.drain(&Drain { deadline_ms: 1000 }, NOW);
     pair.exchange();
 
     assert_eq!(pair.hub.open(Bytes::new(), NOW), Err(OpenRefused::Draining));
@@ -344,6 +344,30 @@ fn the_loss_of_the_link_aborts_what_was_not_finished() {
 
     assert_eq!(pair.hub.aborted(id).map(|abort| abort.reason), Some(AbortReason::LinkLost));
     assert_eq!(pair.hub.open(Bytes::new(), NOW), Err(OpenRefused::Over));
+}
+
+#[test]
+fn the_loss_of_the_link_reaches_a_call_whose_request_was_complete() {
+    let mut pair = Pair::new();
+    let id = pair.answered_call();
+    pair.agent.lose();
+
+    assert_eq!(pair.agent.aborted(id).map(|abort| abort.reason), Some(AbortReason::LinkLost));
+}
+
+#[test]
+fn an_agent_that_drains_takes_what_was_opened_before_the_hub_knew() {
+    let mut pair = Pair::new();
+    let under_way = pair.hub.open(Bytes::from_static(b"open"), NOW).unwrap();
+    pair.agent.drain(&Drain { deadline_ms: 1000 }, NOW);
+    assert!(!pair.agent.is_idle());
+    let opened = frames(&mut pair.hub);
+    deliver(&mut pair.agent, opened);
+    pair.exchange();
+
+    assert_eq!(pair.hub.aborted(under_way), None);
+    assert_eq!(pair.agent.take_head(under_way), Some(Bytes::from_static(b"open")));
+    assert_eq!(pair.hub.open(Bytes::new(), NOW), Err(OpenRefused::Draining));
 }
 
 #[test]

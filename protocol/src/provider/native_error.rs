@@ -52,6 +52,7 @@ const STATUSES: &[(ErrorCode, StatusCode)] = &[
     (ErrorCode::RequestTimeout, StatusCode::REQUEST_TIMEOUT),
     (ErrorCode::HubDraining, StatusCode::SERVICE_UNAVAILABLE),
     (ErrorCode::ModelUnknown, StatusCode::NOT_FOUND),
+    (ErrorCode::HttpVersion, StatusCode::HTTP_VERSION_NOT_SUPPORTED),
 ];
 
 #[derive(Serialize)]

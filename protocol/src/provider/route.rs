@@ -274,18 +274,16 @@ fn hint(path: &str, target: Option<&Target<'_>>) -> Option<String> {
     if path.len() > HINT_PATH_BYTES_MAX {
         return None;
     }
-    let (via, rest, provider) = match target {
-        Some(target) => (target.via, target.rest, target.provider),
-        None => ("", path, None),
-    };
-    if target.is_some_and(|target| target.azure_resource.as_deref() == Some("openai")) {
+    // A path that begins as an explicit form but is none: the list of the forms says more.
+    let target = target?;
+    if target.azure_resource.as_deref() == Some("openai") {
         return Some("the base URL begins with `/via/azure/<resource>`".to_owned());
     }
-    let endpoint = nearest(&tidied(rest), provider)?;
+    let endpoint = nearest(&tidied(target.rest), target.provider)?;
     let base = endpoint.base();
-    Some(match (via, base) {
+    Some(match (target.via, base) {
         ("", "") => "the base URL is the hub's address alone, without a path".to_owned(),
-        _ => format!("the base URL ends in `{via}{base}`"),
+        (via, base) => format!("the base URL ends in `{via}{base}`"),
     })
 }
 

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use clap::Args;
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::cli::Output;
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::AgentId;
 use serde::Serialize;
@@ -109,7 +109,7 @@ impl Invited {
             address: invited.token.hub_address.clone(),
             loopback: reach == Reach::ThisMachine,
             expires_unix_ms: invited.token.expires_unix_ms,
-            command: format!("keyhaven-agent join {token}"),
+            command: "keyhaven-agent join -".to_owned(),
             token,
         }
     }
@@ -117,7 +117,8 @@ impl Invited {
     fn to_text(&self) -> String {
         format!(
             "agent    {} ({})\naddress  {}\nexpires  {}\ntoken    {}\n\n\
-             On the agent's machine, once:\n\n  {}\n",
+             On the agent's machine, once, paste the token and press Ctrl-D:\n\n  {}\n\n\
+             or, where nobody is at a terminal:\n\n  KEYHAVEN_AGENT_JOIN_TOKEN=... keyhaven-agent up\n",
             self.name,
             self.agent_id,
             self.address,
@@ -147,9 +148,10 @@ mod tests {
         let answer = Invited::of(&invited, Reach::of(address));
 
         let text = answer.to_text();
-        let command = text.lines().rev().find(|line| line.contains("join")).unwrap();
-        let token = command.trim().strip_prefix("keyhaven-agent join ").unwrap();
+        let token = text.lines().find_map(|line| line.strip_prefix("token    ")).unwrap();
         assert_eq!(JoinToken::decode(token).unwrap().agent, invited.agent);
+        assert!(text.contains("\n  keyhaven-agent join -\n"), "{text}");
+        assert_eq!(text.matches("kh1_").count(), 1, "a token in a command would be seen by everybody: {text}");
         assert!(text.contains("expires  1970-01-01T00:15:00Z"), "{text}");
         assert!(!answer.loopback);
     }

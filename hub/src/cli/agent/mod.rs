@@ -7,8 +7,8 @@ mod view;
 
 use clap::Args;
 use clap::Subcommand;
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::cli::Output;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::AgentId;
 

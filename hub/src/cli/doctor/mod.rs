@@ -7,13 +7,10 @@ mod report;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::cli::Output;
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::PrivateKeyDer;
-use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
 
 use super::admin_client;
@@ -25,6 +22,7 @@ use crate::keys::SIGNING_KEY_FILE;
 use crate::keys::TUNNEL_KEY_FILE;
 use crate::registry::Registry;
 use crate::store;
+use crate::user_gateway::ConsumerTls;
 use report::Report;
 use report::Row;
 use report::Verdict;
@@ -194,20 +192,14 @@ fn certificate(config: &Config) -> Row {
     let (Some(chain), Some(key)) = (&consumer.tls_certificate_file, &consumer.tls_key_file) else {
         return Row::ok("certificate", "none: consumers use plain HTTP".to_owned());
     };
-    let fix = "give PEM files: the chain, the server's certificate first, and its private key";
-    let failed = |path: &Path, why: String| {
-        let told = format!("{}: {why}", path.display());
-        Row::fail("certificate", ErrorCode::ConfigInvalid, told, fix.to_owned())
-    };
-    let certificates = CertificateDer::pem_file_iter(chain).and_then(|found| found.collect::<Result<Vec<_>, _>>());
-    match certificates {
-        Err(error) => return failed(chain, error.to_string()),
-        Ok(found) if found.is_empty() => return failed(chain, "no certificate in it".to_owned()),
-        Ok(_) => {}
-    }
-    match PrivateKeyDer::from_pem_file(key) {
-        Err(error) => failed(key, error.to_string()),
+    match ConsumerTls::load(chain, key) {
         Ok(_) => Row::ok("certificate", chain.display().to_string()),
+        Err(error) => Row::fail(
+            "certificate",
+            ErrorCode::ConfigInvalid,
+            format!("{}: {error}", chain.display()),
+            "give PEM files: the chain, the server's certificate first, and the private key to it".to_owned(),
+        ),
     }
 }
 
@@ -405,6 +397,27 @@ mod tests {
         config.consumer.tls_key_file = Some("/nowhere/key.pem".into());
 
         assert_eq!(certificate(&config).result, Verdict::Fail);
+    }
+
+    #[test]
+    fn a_certificate_is_well_with_its_own_key_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let other = rcgen::KeyPair::generate().unwrap();
+        let signed = rcgen::CertificateParams::new(["hub.example".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("chain.pem"), signed.pem()).unwrap();
+        std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
+        std::fs::write(path("other.pem"), other.serialize_pem()).unwrap();
+        let mut config = Config::default();
+        config.consumer.tls_certificate_file = Some(path("chain.pem"));
+
+        config.consumer.tls_key_file = Some(path("key.pem"));
+        assert_eq!(certificate(&config).result, Verdict::Ok);
+        config.consumer.tls_key_file = Some(path("other.pem"));
+        let row = certificate(&config);
+
+        assert_eq!(row.result, Verdict::Fail, "{row:?}");
     }
 
     async fn hub() -> (tempfile::TempDir, Config) {

@@ -2,8 +2,8 @@
 //!
 //! Invariant: whatever is not ok says what to do about it.
 
-use keyhaven_daemon::cli::Failure;
 use keyhaven_daemon::cli::table;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use serde::Serialize;
 

@@ -172,7 +172,8 @@ fn a_wrong_base_url_is_told_the_right_one() {
         };
         assert_eq!(hint.as_deref(), Some(expected), "{path}");
     }
-    for path in ["/v1/embeddings", "/", &format!("/{}/models", "a/".repeat(200))] {
+    let misspelt = "/via/OpenAI/v1/chat/completions";
+    for path in ["/v1/embeddings", "/", misspelt, &format!("/{}/models", "a/".repeat(200))] {
         let RouteError::UnknownPath { hint, .. } = post(path).unwrap_err() else {
             panic!("{path} is not unknown");
         };

@@ -1,0 +1,72 @@
+//! The names of the upstream's models: each says what its answer is.
+//!
+//! Invariant: a name and the answer it stands for are one to one.
+
+use anyhow::Context;
+use anyhow::Result;
+
+const JSON: &str = "gpt-bench";
+const SILENT: &str = "gpt-bench-silent";
+const BULK: &str = "gpt-bench-bulk-";
+const EVENTS: &str = "gpt-bench-events-";
+
+/// What the upstream answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Model {
+    /// 1 KiB of JSON.
+    Json,
+    /// So many bytes, as fast as they are taken.
+    Bulk { bytes: u64 },
+    /// So many events, one in so many microseconds.
+    Events { count: u64, every_us: u64 },
+    /// Nothing, ever.
+    Silent,
+}
+
+impl Model {
+    /// How a request names it.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Json => JSON.to_owned(),
+            Self::Bulk { bytes } => format!("{BULK}{bytes}"),
+            Self::Events { count, every_us } => format!("{EVENTS}{count}-{every_us}"),
+            Self::Silent => SILENT.to_owned(),
+        }
+    }
+
+    /// The chat completion that asks for it, of about 300 bytes.
+    pub(crate) fn request_body(self) -> String {
+        let prompt = "Say in one sentence why a bridge that nobody crosses is still worth its paint. ".repeat(2);
+        let stream = matches!(self, Self::Events { .. });
+        let model = self.name();
+        format!(
+            r#"{{"model":"{model}","stream":{stream},"temperature":0.7,"messages":[{{"role":"system","content":"You are brief."}},{{"role":"user","content":"{prompt}"}}]}}"#
+        )
+    }
+
+    /// What a request's body names; anything unknown is [`Model::Json`].
+    pub(crate) fn of_request(body: &[u8]) -> Self {
+        // The name stands at the beginning: a body of megabytes is not searched.
+        let beginning = &body[..body.len().min(256)];
+        let text = String::from_utf8_lossy(beginning);
+        let name = text.split_once(r#""model":""#).and_then(|(_, rest)| rest.split_once('"'));
+        name.and_then(|(name, _)| Self::parse(name).ok()).unwrap_or(Self::Json)
+    }
+
+    /// The upstream's list of models.
+    pub(crate) fn list() -> String {
+        format!(r#"{{"object":"list","data":[{{"id":"{JSON}","object":"model","owned_by":"bench"}}]}}"#)
+    }
+
+    fn parse(name: &str) -> Result<Self> {
+        if name == SILENT {
+            return Ok(Self::Silent);
+        }
+        if let Some(bytes) = name.strip_prefix(BULK) {
+            return Ok(Self::Bulk { bytes: bytes.parse()? });
+        }
+        let events = name.strip_prefix(EVENTS).context("no events")?;
+        let (count, every_us) = events.split_once('-').context("no interval")?;
+        Ok(Self::Events { count: count.parse()?, every_us: every_us.parse()? })
+    }
+}

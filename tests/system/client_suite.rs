@@ -1,0 +1,136 @@
+//! The official SDKs against the vendor directly and through a hub: the same results, the
+//! same bytes, and headers that differ exactly as published.
+//!
+//! Invariant: the two runs differ in base URL and key only.
+
+use anyhow::Result;
+use keyhaven_protocol::provider::headers::REQUEST_DROPPED;
+use keyhaven_protocol::provider::headers::RESPONSE_DROPPED;
+use keyhaven_protocol::provider::headers::Rule;
+use keyhaven_tests::clients;
+use keyhaven_tests::clients::Language;
+use keyhaven_tests::house::AZURE_RESOURCE;
+use keyhaven_tests::house::House;
+use keyhaven_tests::http1::Head;
+use keyhaven_tests::tap::Call;
+use keyhaven_tests::tap::Tap;
+use keyhaven_tests::upstream::record::Door;
+use keyhaven_tests::upstream::record::Exchange;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+/// Vendor statuses about the owner's account; their bodies stay with the owner.
+const ABOUT_OWNER: [u16; 4] = [401, 402, 403, 429];
+
+/// Headers the agent writes itself: the vendor's host, the owner's key, the framing.
+const WRITTEN_BY_AGENT: [&str; 6] =
+    ["host", "authorization", "x-api-key", "api-key", "content-length", "transfer-encoding"];
+
+/// Headers the hub writes itself: its own id, the framing, and a date where there was none.
+const WRITTEN_BY_HUB: [&str; 5] = ["keyhaven-call-id", "content-length", "transfer-encoding", "connection", "date"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_sdks_see_the_same_through_the_hub_as_directly() -> Result<()> {
+    same_for(Language::Python).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_sdks_see_the_same_through_the_hub_as_directly() -> Result<()> {
+    same_for(Language::Node).await
+}
+
+async fn same_for(language: Language) -> Result<()> {
+    let house = House::build().await?;
+    let directly = clients::run(language, &clients::direct(&house.upstream)).await?;
+    let tap = Tap::start(house.hub.consumer)?;
+    let url = format!("http://{}", tap.addr());
+    let through = clients::run(language, &clients::through_hub(&url, AZURE_RESOURCE, &house.api_key)).await?;
+
+    let differences = clients::differences(&directly, &through);
+    assert!(differences.is_empty(), "directly, then through the hub:\n{}", differences.join("\n"));
+    assert_eq!(house.upstream.violations(), Vec::<String>::new());
+    let (calls, exchanges) = (tap.calls(), house.upstream.exchanges());
+    let compared = compare_all(&calls, &exchanges);
+    assert!(compared > 100, "only {compared} of {} calls reached the upstream", calls.len());
+    Ok(())
+}
+
+/// Compares every call that reached the upstream with what the upstream recorded. The
+/// suites make their calls one after the other, so the nth of a case is the nth there.
+fn compare_all(calls: &[Call], exchanges: &[Exchange]) -> usize {
+    let mut by_case: BTreeMap<&str, Vec<&Exchange>> = BTreeMap::new();
+    for exchange in exchanges.iter().filter(|exchange| exchange.door == Door::Tls) {
+        by_case.entry(exchange.case.as_deref().unwrap_or("")).or_default().push(exchange);
+    }
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut compared = 0;
+    for call in calls {
+        let case = call.case.as_deref().unwrap_or("");
+        let nth = seen.entry(case).or_default();
+        let Some(exchange) = by_case.get(case).and_then(|exchanges| exchanges.get(*nth)) else { continue };
+        *nth += 1;
+        compare(case, call, exchange);
+        compared += 1;
+    }
+    compared
+}
+
+fn compare(case: &str, call: &Call, exchange: &Exchange) {
+    if call.request.complete && exchange.request.complete {
+        assert_eq!(call.request.body_sha256(), exchange.request.body_sha256(), "{case}: the request's body");
+    }
+    assert_headers(case, &call.request.head, &exchange.request.head, REQUEST_DROPPED, &WRITTEN_BY_AGENT);
+    let (Some(got), Some(sent)) = (&call.response, exchange.response()) else { return };
+    if ABOUT_OWNER.contains(&sent.head.status()) {
+        return;
+    }
+    assert_eq!(got.head.status(), sent.head.status(), "{case}");
+    assert_headers(case, &sent.head, &got.head, RESPONSE_DROPPED, &WRITTEN_BY_HUB);
+    if sent.complete && got.complete {
+        assert_eq!(got.body_sha256(), sent.body_sha256(), "{case}: the response's body");
+    } else {
+        assert!(!got.complete, "{case}: a response that broke off ended as if it were complete");
+        assert!(sent.body.starts_with(&got.body), "{case}: what came is no beginning of what was sent");
+    }
+}
+
+/// Every header either passed with all its values in order, or is on the list; and nothing
+/// came from nowhere.
+fn assert_headers(case: &str, before: &Head, after: &Head, dropped: &[Rule], written: &[&str]) {
+    let named_by_connection: Vec<String> = before
+        .all("connection")
+        .iter()
+        .flat_map(|value| value.split(',').map(|name| name.trim().to_lowercase()).collect::<Vec<_>>())
+        .collect();
+    for name in names(before) {
+        let hop = named_by_connection.contains(&name);
+        if written.contains(&name.as_str()) || hop {
+            continue;
+        }
+        if is_dropped(&name, dropped) {
+            assert!(after.first(&name).is_none(), "{case}: {name} passed and is on the list");
+        } else if name == "accept-encoding" {
+            for coding in after.all(&name).iter().flat_map(|value| value.split(',')) {
+                let coding = coding.split(';').next().unwrap_or("").trim();
+                assert!(["gzip", "deflate", "identity"].contains(&coding), "{case}: accept-encoding {coding}");
+            }
+        } else {
+            assert_eq!(after.all(&name), before.all(&name), "{case}: {name}");
+        }
+    }
+    for name in names(after) {
+        let known = written.contains(&name.as_str()) || before.first(&name).is_some();
+        assert!(known, "{case}: {name} came from nowhere");
+    }
+}
+
+fn names(head: &Head) -> BTreeSet<String> {
+    head.headers.iter().map(|header| header.name.to_lowercase()).collect()
+}
+
+fn is_dropped(name: &str, rules: &[Rule]) -> bool {
+    rules.iter().any(|rule| match rule.name.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == rule.name,
+    })
+}

@@ -1,0 +1,19 @@
+//! The whole system with real parts and real clients; one binary, one module per concern.
+//!
+//! Invariant: nothing here is timed; what is asserted is what happened.
+
+mod client_suite;
+mod command_line;
+mod consumer_framing;
+mod consumer_insults;
+mod consumer_routing;
+mod enrolment;
+mod fake_agent;
+mod faults;
+mod kit;
+mod readme;
+mod scene;
+mod secrets;
+mod streaming;
+mod survival;
+mod tunnel_insults;

@@ -34,8 +34,9 @@ use super::egress::Egress;
 /// Bytes hyper may buffer of a vendor's head or body on one connection.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
 
-/// Connections kept per host while nobody uses them.
-const IDLE_CONNECTIONS_MAX: usize = 64;
+/// Connections kept per host while nobody uses them: as many as calls may be under way by
+/// default, since each one that is not kept costs a TLS handshake.
+const IDLE_CONNECTIONS_MAX: usize = 1024;
 
 /// For how long.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(60);

@@ -25,6 +25,7 @@ use tracing::warn;
 
 use crate::provider::ListError;
 use crate::provider::VendorClient;
+use crate::provider::declared_models;
 use crate::provider::list_models;
 use crate::status::KeyState;
 use crate::status::OfferStatus;
@@ -129,8 +130,11 @@ impl Offers {
         }
         known.state = state;
         known.ask_at = Instant::now() + wait;
-        if let Ok(models) = answer {
-            known.models = models;
+        match answer {
+            Ok(models) => known.models = models,
+            Err(ListError::MayNotList(_)) => known.models = declared_models(&known.info),
+            // It lists what it last listed.
+            Err(ListError::Rejected(_) | ListError::Unreachable(_) | ListError::Vault(_)) => {}
         }
         drop(keys);
         self.shared.changed.send_modify(|version| *version += 1);
@@ -215,23 +219,14 @@ mod tests {
     use super::*;
     use crate::vault::Vault;
     use crate::vault::host::Account;
+    use crate::vault::host::AzureSuffix;
     use crate::vault::key::Attestation;
     use crate::vault::key::NewKey;
     use crate::vault::unlock::Unlock;
 
     #[test]
     fn a_key_that_may_not_list_models_stays_on_offer_and_a_rejected_one_does_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut vault = Vault::create(dir.path(), &Unlock::KeyFile).unwrap();
-        let new = NewKey {
-            account: Account::OpenAi,
-            label: String::new(),
-            secret: SecretString::from("sk-0123456789"),
-            attestation: Some(Attestation { text: "mine".to_owned(), at_unix_ms: 0 }),
-            added_unix_ms: 0,
-        };
-        let id = vault.add_key(new).unwrap().id;
-        let offers = Offers::new(&SharedVault::new(vault));
+        let (_dir, offers, id) = offers(Account::OpenAi);
 
         offers.note(id, Err(ListError::MayNotList(StatusCode::FORBIDDEN)));
         let least = (offers.frames().len(), offers.status()[0].state, offers.status()[0].models);
@@ -239,5 +234,30 @@ mod tests {
 
         assert_eq!(least, (1, KeyState::Ok, 0));
         assert_eq!((offers.frames().len(), offers.status()[0].state), (0, KeyState::Rejected));
+    }
+
+    #[test]
+    fn deployments_that_the_owner_named_are_offered_though_the_key_may_not_list_any() {
+        let deployments = vec!["gpt-4o".to_owned()];
+        let resource = "acme".to_owned();
+        let (_dir, offers, id) = offers(Account::Azure { resource, suffix: AzureSuffix::OpenAi, deployments });
+
+        offers.note(id, Err(ListError::MayNotList(StatusCode::FORBIDDEN)));
+
+        assert_eq!(offers.status()[0].models, 1);
+    }
+
+    fn offers(account: Account) -> (tempfile::TempDir, Offers, VendorKeyId) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut vault = Vault::create(dir.path(), &Unlock::KeyFile).unwrap();
+        let new = NewKey {
+            account,
+            label: String::new(),
+            secret: SecretString::from("sk-0123456789"),
+            attestation: Some(Attestation { text: "mine".to_owned(), at_unix_ms: 0 }),
+            added_unix_ms: 0,
+        };
+        let id = vault.add_key(new).unwrap().id;
+        (dir, Offers::new(&SharedVault::new(vault)), id)
     }
 }

@@ -240,17 +240,24 @@ pub fn body(form: Form, stream: bool) -> Vec<u8> {
     format!(r#"{{"model":"{model}","messages":{messages},"max_tokens":64,"stream":{stream}}}"#).into_bytes()
 }
 
+/// The case of the normal calls around every insult.
+const CALM_CASE: &str = "calm";
+
 /// What must be as it was after any insult and any fault.
 pub struct Calm {
     link: u64,
 }
 
 impl Calm {
-    /// As it is before.
+    /// As it is before: a normal call works.
     ///
     /// # Errors
-    /// When no agent is linked.
-    pub fn of(house: &House) -> Result<Self> {
+    /// When no agent is linked, or it does not.
+    pub async fn of(house: &House) -> Result<Self> {
+        let call = Call::new(Form::OpenAi, &house.api_key).case(CALM_CASE);
+        let answer = call.make(house).await.context("a first call")?;
+        let ours = String::from_utf8_lossy(&answer.body).into_owned();
+        ensure!(answer.head.status() == 200, "a first call ended with {}: {ours}", answer.head.status());
         Ok(Self { link: link(house)? })
     }
 
@@ -261,21 +268,24 @@ impl Calm {
     /// What is not as it was.
     pub async fn holds(&self, house: &House) -> Result<()> {
         ensure!(link(house)? == self.link, "the link was lost");
-        let before = house.upstream.exchanges_of("calm").len();
-        let call = Call::new(Form::OpenAi, &house.api_key).case("calm");
+        let before = house.upstream.exchanges_of(CALM_CASE).len();
+        let call = Call::new(Form::OpenAi, &house.api_key).case(CALM_CASE);
         let answer = call.make(house).await.context("a normal call afterwards")?;
         ensure!(answer.head.status() == 200 && answer.complete, "a normal call ended with {}", answer.head.status());
-        ensure!(house.upstream.exchanges_of("calm").len() == before + 1, "the normal call did not reach the vendor");
+        ensure!(house.upstream.exchanges_of(CALM_CASE).len() == before + 1, "the normal call did not reach the vendor");
         let violations = house.upstream.violations();
         ensure!(violations.is_empty(), "{violations:?}");
         Ok(())
     }
 }
 
-/// How many calls have reached a vendor; the agent's own questions for models do not count.
+/// How many calls have reached a vendor; those of [`Calm`] and the agent's own questions for
+/// models do not count.
 #[must_use]
 pub fn calls_at_vendors(house: &House) -> usize {
-    house.upstream.exchanges().iter().filter(|exchange| exchange.request.head.method() != "GET").count()
+    let counts =
+        |exchange: &&Exchange| exchange.request.head.method() != "GET" && exchange.case.as_deref() != Some(CALM_CASE);
+    house.upstream.exchanges().iter().filter(counts).count()
 }
 
 /// The message of an error of the hub's own, checked: status, code, the vendor's form, the call's
@@ -312,6 +322,8 @@ pub async fn same_at_both_ends(house: &House, case: &str, client: &mut RawClient
         .await
         .with_context(|| case.to_owned())?;
     let answer = client.seen().messages().last().context("no answer")?;
+    let ours = String::from_utf8_lossy(&answer.body).into_owned();
+    ensure!(!ours.contains("[KH-E"), "{case}: the hub answered {}: {ours}", answer.head.status());
     let exchange = house.upstream.exchange_of(case).await?;
     let sent = exchange.response().context("no answer was sent")?;
     ensure!(answer.head.status() == sent.head.status(), "{case}: {}", answer.head.status());

@@ -27,7 +27,7 @@ const BODY_BYTES_MAX: u64 = 1 << 20;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_beyond_the_bound_is_refused_before_a_byte_of_it_or_while_it_streams() -> Result<()> {
     let house = House::build_as(bounded()).await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let limit = usize::try_from(BODY_BYTES_MAX)?;
 
     for form in Form::ALL {
@@ -63,7 +63,7 @@ async fn a_body_beyond_the_bound_is_refused_before_a_byte_of_it_or_while_it_stre
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_that_comes_late_is_found_and_every_byte_passes() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
 
     for form in Form::ALL {
         for (name, chunk_bytes) in [("length", None), ("chunks", Some(5000)), ("one chunk", Some(usize::MAX))] {
@@ -84,7 +84,7 @@ async fn a_model_that_comes_late_is_found_and_every_byte_passes() -> Result<()> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_expects_a_100_gets_it_only_when_the_body_is_wanted() -> Result<()> {
     let house = House::build_as(bounded()).await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
 
     for form in Form::ALL {
         let call = Call::new(form, &house.api_key).with("expect", "100-continue").case(&format!("{form:?}"));
@@ -117,7 +117,7 @@ async fn who_expects_a_100_gets_it_only_when_the_body_is_wanted() -> Result<()> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn smuggled_lengths_make_no_second_request() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let call = Call::new(Form::OpenAi, &house.api_key).case("first");
     let good = body(Form::OpenAi, false);
     let chunked = [chunk(&good), b"0\r\n\r\n".to_vec()].concat();
@@ -176,7 +176,7 @@ async fn smuggled_lengths_make_no_second_request() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_whose_chunks_are_garbage_is_refused_and_ends_the_connection() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let good = body(Form::OpenAi, false);
     let (first, rest) = good.split_at(good.len() / 2);
     let second = Call::new(Form::OpenAi, &house.api_key).case("second").bytes();
@@ -211,7 +211,7 @@ async fn a_body_whose_chunks_are_garbage_is_refused_and_ends_the_connection() ->
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lone_line_feeds_are_rewritten_on_the_way() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let call = Call::new(Form::OpenAi, &house.api_key).case("lf");
     let head = call.head(&format!("content-length: {}\r\n", body(Form::OpenAi, false).len()));
     let head = String::from_utf8(head)?.replace("\r\n", "\n");
@@ -229,7 +229,7 @@ async fn lone_line_feeds_are_rewritten_on_the_way() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_refused_in_an_upload_can_send_on_and_read_why() -> Result<()> {
     let house = House::build_as(bounded()).await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
 
     for form in Form::ALL {
         let call = Call::new(form, &house.api_key).body(sized(form, 12 << 20, true));
@@ -256,7 +256,7 @@ async fn who_is_refused_in_an_upload_can_send_on_and_read_why() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_rest_of_a_refused_body_is_never_read_as_a_request() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let hidden = Call::new(Form::OpenAi, &house.api_key).case("hidden").bytes();
     let good = Call::new(Form::OpenAi, &house.api_key);
     let length = format!("content-length: {}\r\n", hidden.len());
@@ -302,7 +302,7 @@ async fn the_rest_of_a_refused_body_is_never_read_as_a_request() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_on_one_connection_are_each_answered_in_order() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let call = |form: Form| Call::new(form, &house.api_key);
     let calls = [
         (call(Form::OpenAi), 200),
@@ -336,7 +336,7 @@ async fn room_for_bodies_that_are_held_back_is_bounded_and_given_back() -> Resul
     let mut plan = Plan::default();
     plan.hub.consumer.held_body_bytes_max = HELD_BYTES_MAX;
     let house = House::build_as(plan).await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let held = usize::try_from(HELD_BYTES_MAX)?;
 
     for round in 0..20 {

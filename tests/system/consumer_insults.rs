@@ -24,7 +24,7 @@ use keyhaven_tests::raw_client::RawClient;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_path_that_only_resembles_an_endpoint_is_refused_with_a_hint() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let v1 = "the base URL ends in `/v1`";
     let forms = "/via/azure/<resource>";
     let long = format!("/via/azure/{}/openai/v1/chat/completions", "a".repeat(64));
@@ -97,7 +97,7 @@ async fn a_path_that_only_resembles_an_endpoint_is_refused_with_a_hint() -> Resu
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_takes_its_own_method_only() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
 
     for form in Form::ALL {
         for method in ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE", "post", "BREW"] {
@@ -130,7 +130,7 @@ async fn an_endpoint_takes_its_own_method_only() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_taken_in_each_header_form_and_stays_at_the_hub() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let key = house.api_key.clone();
     let headers = [
         vec![("authorization", format!("Bearer {key}"))],
@@ -163,7 +163,7 @@ async fn a_key_is_taken_in_each_header_form_and_stays_at_the_hub() -> Result<()>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_wrong_doubled_or_revoked_key_calls_nobody() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let (missing, unknown) = ("KH-E2001", "KH-E2002");
     let (row, revoked) = house.hub.registry.create_api_key("leaver", unix_ms_now()).await?;
     let revoked = revoked.reveal().to_owned();
@@ -208,7 +208,7 @@ async fn a_missing_wrong_doubled_or_revoked_key_calls_nobody() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_is_not_one_plain_json_object_never_becomes_a_whole_request() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let deep = format!(r#"{{"model":"gpt-4o","messages":{}{}}}"#, "[".repeat(200), "]".repeat(200));
     let long_model = format!(r#"{{"model":"{}","messages":[]}}"#, "m".repeat(100_000));
     let model_of = |value: &str| format!(r#"{{"model":{value},"messages":[]}}"#);
@@ -256,7 +256,7 @@ async fn a_body_that_is_not_one_plain_json_object_never_becomes_a_whole_request(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_without_a_model_is_the_vendors_to_refuse_where_the_path_names_it() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let nameless = br#"{"messages":[{"role":"user","content":"hi"}],"max_tokens":9}"#;
 
     let answer = Call::new(Form::AzureDeployment, &house.api_key).body(nameless).make(&house).await?;
@@ -277,7 +277,7 @@ async fn a_call_without_a_model_is_the_vendors_to_refuse_where_the_path_names_it
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compressed_body_and_an_old_version_are_refused_natively() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
 
     for form in Form::ALL {
         for coding in ["gzip", "br", "gzip, identity", "identity, gzip", ""] {
@@ -303,7 +303,7 @@ async fn a_compressed_body_and_an_old_version_are_refused_natively() -> Result<(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_beyond_the_bound_is_refused_natively() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
 
     for form in Form::ALL {
         let call = Call::new(form, &house.api_key);
@@ -343,7 +343,7 @@ async fn who_sends_slowly_is_given_up_in_time() -> Result<()> {
     let mut plan = Plan::default();
     plan.hub.consumer.request_idle_timeout_s = 1;
     let house = House::build_as(plan).await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let call = Call::new(Form::Anthropic, &house.api_key).case("slow");
     let good = body(Form::Anthropic, false);
     let head = call.head(&format!("content-length: {}\r\n", good.len()));
@@ -388,7 +388,7 @@ async fn who_sends_slowly_is_given_up_in_time() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_tells_of_the_consumer_or_the_way_stays_at_the_hub_and_the_rest_passes() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let kept = [
         ("cookie", "a=b"),
         ("forwarded", "for=1.2.3.4"),
@@ -448,7 +448,7 @@ async fn what_tells_of_the_consumer_or_the_way_stays_at_the_hub_and_the_rest_pas
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_line_that_is_not_http_ends_the_connection() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let good = Call::new(Form::OpenAi, &house.api_key).bytes();
     let line = b"POST /via/openai/v1/chat/completions HTTP/1.1";
     let with = |first: &[u8]| [first, &good[line.len()..]].concat();

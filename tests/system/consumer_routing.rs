@@ -19,7 +19,7 @@ use serde_json::Value;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_named_vendor_path_headers_and_model_decide() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let rows = [
         ("/v1/chat/completions", Form::OpenAi, "gpt-4o", "", "api.openai.com"),
         ("/v1/chat/completions", Form::OpenAi, "o4-mini", "", "api.openai.com"),
@@ -70,7 +70,7 @@ async fn without_a_named_vendor_path_headers_and_model_decide() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn models_are_listed_and_read_in_the_shape_that_was_asked_for() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let key = house.api_key.clone();
     let get = |target: &str, header: &str| {
         let call = Call::new(Form::OpenAi, &key).method("GET").target(target).body("");

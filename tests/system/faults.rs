@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vendor_that_gives_no_proper_head_is_an_error_in_its_own_form() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let bystander = Bystander::begin(&house).await?;
     let plays =
         ["cut-head", "garbage", "reset-head", "bad-content-length", "two-content-lengths", "huge-head", "switch-101"];
@@ -47,7 +47,7 @@ async fn a_vendor_that_gives_no_proper_head_is_an_error_in_its_own_form() -> Res
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_breaks_off_is_cut_off_for_the_consumer_after_its_last_byte() -> Result<()> {
     let house = House::build_as(impatient()).await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let bystander = Bystander::begin(&house).await?;
 
     let mut calls = JoinSet::new();
@@ -87,7 +87,7 @@ async fn an_answer_that_breaks_off_is_cut_off_for_the_consumer_after_its_last_by
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vendor_that_never_answers_is_a_timeout_in_its_own_form() -> Result<()> {
     let house = House::build_as(impatient()).await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let bystander = Bystander::begin(&house).await?;
 
     let mut calls = JoinSet::new();
@@ -110,7 +110,7 @@ async fn a_vendor_that_never_answers_is_a_timeout_in_its_own_form() -> Result<()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_vendor_says_about_the_owner_stays_and_its_own_troubles_pass() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let bystander = Bystander::begin(&house).await?;
 
     for form in Form::ALL {
@@ -152,7 +152,7 @@ async fn what_a_vendor_says_about_the_owner_stays_and_its_own_troubles_pass() ->
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_before_the_upload_ends_reaches_the_consumer_at_once() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let bystander = Bystander::begin(&house).await?;
 
     for form in Form::ALL {
@@ -186,7 +186,7 @@ async fn an_answer_before_the_upload_ends_reaches_the_consumer_at_once() -> Resu
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vendor_that_sends_byte_by_byte_is_passed_on_byte_by_byte() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
 
     let mut calls = JoinSet::new();
     for form in Form::ALL {
@@ -214,7 +214,7 @@ async fn a_vendor_that_sends_byte_by_byte_is_passed_on_byte_by_byte() -> Result<
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vendor_that_cannot_be_reached_is_an_error_in_its_own_form() -> Result<()> {
     let house = House::build_as(Plan { unreachable: Some(Vendor::Azure), ..Plan::default() }).await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let bystander = Bystander::begin(&house).await?;
 
     for form in Form::ALL {
@@ -232,7 +232,7 @@ async fn a_vendor_that_cannot_be_reached_is_an_error_in_its_own_form() -> Result
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_came_before_a_break_reaches_a_consumer_that_reads_late() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
 
     for form in Form::ALL {
         for (play, streamed) in [("cut-body", false), ("cut-chunk", true), ("garbage-chunk", true)] {
@@ -257,7 +257,7 @@ async fn an_agent_without_room_refuses_and_serves_again_when_there_is_some() -> 
     let mut plan = Plan::default();
     plan.agent.calls.concurrent_max = 2;
     let house = House::build_as(plan).await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
 
     let mut held = Vec::new();
     for number in 0..2 {

@@ -32,7 +32,7 @@ const PROMPTLY: Duration = Duration::from_secs(5);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_piece_reaches_the_consumer_before_the_next_is_made() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
 
     for form in Form::ALL {
         for streamed in [true, false] {
@@ -54,7 +54,7 @@ async fn every_piece_reaches_the_consumer_before_the_next_is_made() -> Result<()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_of_many_pieces_arrives_in_order_and_whole() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
 
     let mut calls = JoinSet::new();
     for form in Form::ALL {
@@ -82,7 +82,7 @@ async fn a_stream_of_many_pieces_arrives_in_order_and_whole() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compressed_answer_passes_byte_for_byte_and_only_if_it_was_asked_for() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let rows = [
         ("gzip", "gzip, deflate, br, zstd", Some("gzip, deflate"), Some("gzip")),
         ("deflate", "br;q=1.0, deflate;q=0.5, *;q=0.1", Some("deflate;q=0.5"), Some("deflate")),
@@ -116,7 +116,7 @@ async fn a_consumer_that_stops_reading_stops_the_vendor_and_nobody_else() -> Res
     let bound = CREDIT_BYTES_MAX + buffer_bytes_max("tcp_rmem") + 2 * buffer_bytes_max("tcp_wmem") + (2 << 20);
     let big = bound + (16 << 20);
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let call = Call::new(Form::OpenAi, &house.api_key).case("stalled").play(&format!("big-{big}"));
     let mut stalled = RawClient::connect_narrow(house.hub.consumer, 64 << 10).await?;
     stalled.send(&call.bytes()).await?;
@@ -151,7 +151,7 @@ async fn a_consumer_that_reads_nothing_for_too_long_is_given_up() -> Result<()> 
     let mut plan = Plan::default();
     plan.hub.consumer.response_stall_timeout_s = 1;
     let house = House::build_as(plan).await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
 
     let mut stalled = Vec::new();
     for form in [Form::OpenAi, Form::Anthropic] {
@@ -182,7 +182,7 @@ async fn a_consumer_that_reads_nothing_for_too_long_is_given_up() -> Result<()> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vendor_that_stops_reading_stops_the_upload_and_gets_all_of_it_later() -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let content = "u".repeat(24 << 20);
     let model = Form::Anthropic.model();
     let bytes = format!(r#"{{"model":"{model}","max_tokens":9,"messages":[{{"role":"user","content":"{content}"}}]}}"#);
@@ -237,7 +237,7 @@ enum Leave {
 /// Has consumers leave, all at once, half of them by reset, and waits until the vendor saw each.
 async fn leave_at(phase: &str, play: &str, streamed: bool, leave: Leave) -> Result<()> {
     let house = House::build().await?;
-    let calm = Calm::of(&house)?;
+    let calm = Calm::of(&house).await?;
     let mut left = Vec::new();
     for number in 0..LEAVERS {
         let form = Form::ALL[number % Form::ALL.len()];

@@ -14,5 +14,6 @@ pub use egress::Egress;
 pub use egress::EgressError;
 pub use models::ListError;
 pub use models::TestedKey;
+pub use models::declared_models;
 pub use models::list_models;
 pub use models::test_key;

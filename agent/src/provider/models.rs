@@ -109,11 +109,17 @@ pub async fn list_models(
     };
     let body = ask(client, key, secret, endpoint, query).await?;
     if key.provider == Provider::Azure {
-        return Ok(key.deployments.iter().filter_map(|name| deployment(name)).collect());
+        return Ok(declared_models(key));
     }
     let list: List = serde_json::from_slice(&body)
         .map_err(|_| ListError::Unreachable("the list of models cannot be read".to_owned()))?;
     Ok(list.data.into_iter().filter(|model| Named::read(model).is_some_and(|named| named.is_public())).collect())
+}
+
+/// The models that the owner named with the key, whatever its vendor says: Azure's
+/// deployments.
+pub fn declared_models(key: &KeyInfo) -> Vec<Box<RawValue>> {
+    key.deployments.iter().filter_map(|name| deployment(name)).collect()
 }
 
 async fn ask(

@@ -31,7 +31,7 @@ pub(super) fn build(
 ) -> Result<(Request<CallBody>, Progress), Abort> {
     let endpoint = Endpoint::from_number(open.endpoint).filter(|endpoint| !endpoint.served_by_hub());
     let endpoint = endpoint.ok_or_else(|| not_allowed("the endpoint is not on the allow-list"))?;
-    let key = vault.keys().into_iter().find(|key| key.id == open.vendor_key && key.provider == endpoint.provider());
+    let key = vault.key_info(open.vendor_key).filter(|key| key.provider == endpoint.provider());
     let key = key.ok_or_else(|| Abort::new(AbortReason::OfferUnknown))?;
     let uri = uri(&key, endpoint, &open)?;
     let secret = vault.open_key(key.id, &key.host).map_err(|_| Abort::new(AbortReason::OfferUnknown))?;

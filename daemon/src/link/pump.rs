@@ -45,7 +45,7 @@ use super::Wakers;
 const READS_PER_TURN: usize = 32;
 
 /// Streams from which on the pump lets other tasks run before it writes.
-const BUSY_STREAMS_MIN: usize = usize::MAX;
+const BUSY_STREAMS_MIN: usize = 5;
 
 /// How long a closing link may take to say goodbye.
 const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);

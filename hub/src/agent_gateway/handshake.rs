@@ -37,6 +37,7 @@ use super::refusal;
 use super::roster::Entered;
 use super::roster::Entering;
 use super::shut_out;
+use super::takes_calls;
 use crate::store::agents::Agent;
 use crate::store::agents::AgentState;
 use crate::store::join_tokens::RedeemError;
@@ -196,7 +197,7 @@ async fn enter(gateway: &AgentGateway, auth: &Auth, agent: &Agent) -> Result<Ent
         egress: auth.egress,
         instance: auth.instance,
         handle,
-        accepts: agent.state != AgentState::Draining,
+        accepts: takes_calls(agent.state),
     };
     match gateway.roster.enter(entering, unix_ms_now()) {
         Ok(link) => Ok(gateway.roster.hold(link)),

@@ -82,11 +82,20 @@ async fn follow_orders(gateway: Arc<AgentGateway>) {
         for link in gateway.roster.links() {
             // Agents are never deleted: one that is not in the snapshot joined after it was read.
             let Some(agent) = gateway.directory.agent(link.agent) else { continue };
-            link.accept_calls(agent.state == AgentState::Active);
+            link.accept_calls(takes_calls(agent.state));
             if let Some(code) = shut_out(&agent) {
                 link.handle.refuse(&refusal(code));
             }
         }
+    }
+}
+
+/// Whether calls may go to an agent that is linked. One that joined a moment ago may still be
+/// invited in the snapshot: its link is proof enough.
+fn takes_calls(state: AgentState) -> bool {
+    match state {
+        AgentState::Invited | AgentState::Active => true,
+        AgentState::Draining | AgentState::Revoked => false,
     }
 }
 

@@ -154,11 +154,11 @@ where
         .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = Repolled::new(connection.as_mut()) => ended,
         () = draining.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
-                ended = connection.as_mut() => ended,
+                ended = Repolled::new(connection.as_mut()) => ended,
                 () = stopping.cancelled() => return,
             }
         }

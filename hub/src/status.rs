@@ -82,8 +82,8 @@ fn link_status(link: &LiveLink, offers: Vec<Value>) -> Value {
         "calls": stats.counters.opened,
         "data_sent_bytes": stats.counters.data_sent_bytes,
         "data_received_bytes": stats.counters.data_received_bytes,
-        "aborts_sent": stats.counters.aborts_sent,
-        "aborts_received": stats.counters.aborts_received,
+        "aborts_sent": stats.counters.aborts_sent.total(),
+        "aborts_received": stats.counters.aborts_received.total(),
         "credit_stalls": stats.counters.credit_stalls,
         "offers": offers,
     })

@@ -59,7 +59,7 @@ impl CallBody {
         let stream = Some(stream.clone()).filter(|_| length != BodyLength::None);
         let left = match length {
             BodyLength::Known(length) => length,
-            BodyLength::None | BodyLength::Chunked => 0,
+            BodyLength::None | BodyLength::Chunked | BodyLength::Upgrade => 0,
         };
         (Self { stream, length, left, progress: progress.clone() }, progress)
     }
@@ -109,7 +109,7 @@ impl Body for CallBody {
         match self.length {
             BodyLength::None => SizeHint::with_exact(0),
             BodyLength::Known(_) => SizeHint::with_exact(self.left),
-            BodyLength::Chunked => SizeHint::default(),
+            BodyLength::Chunked | BodyLength::Upgrade => SizeHint::default(),
         }
     }
 }

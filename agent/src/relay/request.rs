@@ -33,6 +33,9 @@ pub(super) fn build(
     let endpoint = endpoint.ok_or_else(|| not_allowed("the endpoint is not on the allow-list"))?;
     let key = vault.key_info(open.vendor_key).filter(|key| key.provider == endpoint.provider());
     let key = key.ok_or_else(|| Abort::new(AbortReason::OfferUnknown))?;
+    if open.body == BodyLength::Upgrade {
+        return Err(not_allowed("this endpoint is no WebSocket"));
+    }
     let uri = uri(&key, endpoint, &open)?;
     let secret = vault.open_key(key.id, &key.host).map_err(|_| Abort::new(AbortReason::OfferUnknown))?;
     let (name, value) =

@@ -289,11 +289,12 @@ where
                 }
             }
             {
+                let now = self.handle.shared.now();
                 let mut state = self.handle.shared.lock();
                 if !state.link.has_frames() {
                     return Ok(true);
                 }
-                state.link.next_batch(&mut self.batch);
+                state.link.next_batch(&mut self.batch, now);
             }
             if self.batch.is_empty() {
                 continue;
@@ -328,7 +329,8 @@ where
 
     /// Frames of the link that had not left: after the loss of the streams, nothing else is.
     fn frames_left(&mut self) -> Bytes {
-        self.handle.shared.lock().link.next_batch(&mut self.batch);
+        let now = self.handle.shared.now();
+        self.handle.shared.lock().link.next_batch(&mut self.batch, now);
         self.batch.split().freeze()
     }
 }

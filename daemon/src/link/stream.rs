@@ -13,10 +13,12 @@ use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::StreamId;
 use keyhaven_protocol::link::Incoming;
+use keyhaven_protocol::link::Micros;
 use keyhaven_protocol::link::Side;
 use keyhaven_protocol::link::StreamOver;
 
 use super::Shared;
+use super::State;
 use super::Wakers;
 
 /// One stream. Clones share it; at most one of them reads, one writes and one watches.
@@ -133,7 +135,7 @@ impl LinkStream {
     /// # Errors
     /// When the stream is over.
     pub fn send_head(&self, head: Bytes) -> Result<(), StreamOver> {
-        self.held.shared.act(|state| state.link.send_head(self.held.id, head))
+        self.held.act(|state, _| state.link.send_head(self.held.id, head))
     }
 
     /// The response's head with the beginning of its body, or all of it, in one step.
@@ -141,10 +143,10 @@ impl LinkStream {
     /// # Errors
     /// When the stream is over.
     pub fn respond(&self, head: Bytes, data: Bytes, complete: bool) -> Result<(), StreamOver> {
-        self.held.shared.act(|state| {
+        self.held.act(|state, now| {
             state.link.send_head(self.held.id, head)?;
-            state.link.send_data(self.held.id, data)?;
-            if complete { state.link.finish(self.held.id, Bytes::new()) } else { Ok(()) }
+            state.link.send_data(self.held.id, data, now)?;
+            if complete { state.link.finish(self.held.id, Bytes::new(), now) } else { Ok(()) }
         })
     }
 
@@ -153,7 +155,7 @@ impl LinkStream {
     /// # Errors
     /// When the stream is over.
     pub fn send_data(&self, data: Bytes) -> Result<(), StreamOver> {
-        self.held.shared.act(|state| state.link.send_data(self.held.id, data))
+        self.held.act(|state, now| state.link.send_data(self.held.id, data, now))
     }
 
     /// The body is complete.
@@ -161,7 +163,7 @@ impl LinkStream {
     /// # Errors
     /// When the stream is over.
     pub fn finish(&self, trailers: Bytes) -> Result<(), StreamOver> {
-        self.held.shared.act(|state| state.link.finish(self.held.id, trailers))
+        self.held.act(|state, now| state.link.finish(self.held.id, trailers, now))
     }
 
     /// The last piece and the end in one step, so that both leave in one message.
@@ -169,20 +171,20 @@ impl LinkStream {
     /// # Errors
     /// When the stream is over.
     pub fn send_last(&self, data: Bytes, trailers: Bytes) -> Result<(), StreamOver> {
-        self.held.shared.act(|state| {
-            state.link.send_data(self.held.id, data)?;
-            state.link.finish(self.held.id, trailers)
+        self.held.act(|state, now| {
+            state.link.send_data(self.held.id, data, now)?;
+            state.link.finish(self.held.id, trailers, now)
         })
     }
 
     /// The body broke off: the abort goes out after what is queued.
     pub fn fail(&self, abort: Abort) {
-        self.held.shared.act(|state| state.link.fail(self.held.id, abort));
+        self.held.act(|state, now| state.link.fail(self.held.id, abort, now));
     }
 
     /// The stream is not wanted any more: the abort goes out before all else.
     pub fn abort(&self, abort: Abort) {
-        self.held.shared.act(|state| state.link.abort(self.held.id, abort));
+        self.held.act(|state, _| state.link.abort(self.held.id, abort));
     }
 
     /// Nothing more is wanted of the stream, whoever else still holds it.
@@ -202,6 +204,11 @@ impl Drop for Held {
 }
 
 impl Held {
+    fn act<T>(&self, change: impl FnOnce(&mut State, Micros) -> T) -> T {
+        let now = self.shared.now();
+        self.shared.act(|state| change(state, now))
+    }
+
     fn let_go(&self) {
         let reason = match self.shared.side {
             Side::Hub => AbortReason::ConsumerGone,

@@ -233,7 +233,9 @@ impl UserGateway {
                 return Err(if upload.is_some() { refusal.closing() } else { refusal });
             }
         };
-        let head = ResponseHead::decode(head).map_err(|_| Refusal::new(shape, ErrorCode::AgentRefused))?;
+        // 101 answers a request for a WebSocket and nothing else.
+        let head = ResponseHead::decode(head).ok().filter(|head| !head.status.is_informational());
+        let head = head.ok_or_else(|| Refusal::new(shape, ErrorCode::AgentRefused))?;
         Ok(Answer::Relayed(head, stream, upload))
     }
 

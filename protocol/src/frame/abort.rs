@@ -57,7 +57,8 @@ pub enum AbortReason {
 }
 
 impl AbortReason {
-    const ALL: &'static [Self] = &[
+    /// Every reason, in the order of the numbers.
+    pub const ALL: [Self; 18] = [
         Self::Unspecified,
         Self::ConsumerGone,
         Self::RequestBroken,

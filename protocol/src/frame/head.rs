@@ -20,7 +20,7 @@ use super::wire::put_headers;
 /// The payload of HEAD.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseHead {
-    /// A final status, 200 to 599; 1xx is not relayed.
+    /// A final status, 200 to 599, or 101 in answer to an OPEN that asks for an upgrade; no other 1xx is relayed.
     pub status: StatusCode,
     /// The headers that may travel.
     pub headers: HeaderMap,
@@ -45,7 +45,7 @@ impl ResponseHead {
     pub fn decode(payload: Bytes) -> Result<Self, PayloadError> {
         let mut reader = Reader::new(payload);
         let status = reader.u16()?;
-        if !(200..600).contains(&status) {
+        if !(status == 101 || (200..600).contains(&status)) {
             return Err(PayloadError::Field("status"));
         }
         let status = StatusCode::from_u16(status).map_err(|_| PayloadError::Field("status"))?;

@@ -2,8 +2,8 @@
 //! never a URL: the agent builds the vendor's path from its own template.
 //!
 //! ```text
-//! call 16 | vendor key 16 | endpoint u16 | body kind u8 (0 none, 1 length, 2 chunked) | body bytes u64
-//! | parameter: length u16, UTF-8 (empty: none) | query: presence u8, length u16, UTF-8 | headers
+//! call 16 | vendor key 16 | endpoint u16 | body kind u8 (0 none, 1 length, 2 chunked, 3 upgrade)
+//! | body bytes u64 | parameter: length u16, UTF-8 (empty: none) | query: presence u8, length u16, UTF-8 | headers
 //! ```
 //!
 //! Invariant: nothing in it can name a host, a path or a credential.
@@ -30,6 +30,9 @@ pub enum BodyLength {
     Known(u64),
     /// The consumer sent chunks.
     Chunked,
+    /// The consumer asks for a WebSocket. The hub sends no DATA before a HEAD of 101; after it, DATA both ways is
+    /// the connection's raw bytes and END its FIN.
+    Upgrade,
 }
 
 /// The payload of OPEN.
@@ -65,6 +68,7 @@ impl OpenHead {
             BodyLength::None => (0, 0),
             BodyLength::Known(length) => (1, length),
             BodyLength::Chunked => (2, 0),
+            BodyLength::Upgrade => (3, 0),
         };
         out.put_u8(kind);
         out.put_u64(length);
@@ -88,6 +92,7 @@ impl OpenHead {
             (0, 0) => BodyLength::None,
             (1, length) => BodyLength::Known(length),
             (2, 0) => BodyLength::Chunked,
+            (3, 0) => BodyLength::Upgrade,
             _ => return Err(PayloadError::Field("body")),
         };
         let parameter = reader.text("parameter")?;

@@ -19,13 +19,15 @@ use crate::provider::Provider;
 use super::*;
 
 /// One frame of every kind, as it is on the wire, in `protocol/vectors/frames.hex`:
-/// a line `# comment`, then a line of hex, in the order of [`FrameKind::ALL`].
+/// a line `# comment`, then a line of hex, in the order of [`FrameKind::ALL`]; then the two
+/// frames that begin a WebSocket.
 #[test]
 fn every_kind_of_frame_is_written_as_its_golden_vector() {
     let golden = include_str!("../../vectors/frames.hex");
     let golden: Vec<&str> = golden.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
     let written: Vec<String> = samples()
         .into_iter()
+        .chain(upgrade_samples())
         .map(|(kind, stream, payload)| {
             let mut out = BytesMut::new();
             put_frame(&mut out, kind, stream, &payload);
@@ -43,7 +45,7 @@ fn every_kind_of_frame_is_written_as_its_golden_vector() {
 
 #[test]
 fn every_golden_vector_reads_back() {
-    for (kind, stream, payload) in samples() {
+    for (kind, stream, payload) in samples().into_iter().chain(upgrade_samples()) {
         let mut out = BytesMut::new();
         put_frame(&mut out, kind, stream, &payload);
         let mut batch = out.freeze();
@@ -87,7 +89,7 @@ fn an_open_cannot_smuggle_a_second_meaning() {
 
 #[test]
 fn an_informational_or_absurd_status_is_no_head() {
-    for status in [0_u16, 100, 101, 199, 600, 999] {
+    for status in [0_u16, 100, 102, 199, 600, 999] {
         let mut payload = status.to_be_bytes().to_vec();
         payload.extend_from_slice(&[0, 0]);
         assert_eq!(ResponseHead::decode(payload.into()), Err(PayloadError::Field("status")), "{status}");
@@ -134,7 +136,8 @@ proptest! {
     fn an_open_reads_back_as_it_was_written(
         parameter in prop::option::of("[a-z0-9-]{1,20}"),
         query in prop::option::of("[a-z=&0-9]{0,40}"),
-        length in prop_oneof![Just(BodyLength::None), any::<u64>().prop_map(BodyLength::Known), Just(BodyLength::Chunked)],
+        length in prop_oneof![Just(BodyLength::None), any::<u64>().prop_map(BodyLength::Known), Just(BodyLength::Chunked),
+            Just(BodyLength::Upgrade)],
     ) {
         let open = OpenHead { parameter, query, body: length, ..open_sample() };
 
@@ -158,6 +161,10 @@ fn decode_anything(payload: Bytes) {
     let _ = from_json::<Challenge>(&payload);
     let _ = from_json::<Auth>(&payload);
     let _ = from_json::<Offer>(&payload);
+    let _ = from_json::<Drain>(&payload);
+    let _ = from_json::<Welcome>(&payload);
+    let _ = from_json::<Withdraw>(&payload);
+    let _ = Refuse::read(&payload);
 }
 
 fn header_name() -> impl Strategy<Value = HeaderName> {
@@ -184,6 +191,17 @@ fn open_sample() -> OpenHead {
         body: BodyLength::Known(300),
         headers,
     }
+}
+
+/// A consumer that asks for a WebSocket, and the vendor that agrees.
+fn upgrade_samples() -> [(FrameKind, StreamId, Bytes); 2] {
+    let mut asked = HeaderMap::new();
+    asked.append("sec-websocket-version", HeaderValue::from_static("13"));
+    let mut agreed = HeaderMap::new();
+    agreed.append("sec-websocket-protocol", HeaderValue::from_static("realtime"));
+    let open = OpenHead { parameter: None, query: None, body: BodyLength::Upgrade, headers: asked, ..open_sample() };
+    let head = ResponseHead { status: StatusCode::SWITCHING_PROTOCOLS, headers: agreed };
+    [(FrameKind::Open, 1, open.encode().unwrap()), (FrameKind::Head, 1, head.encode().unwrap())]
 }
 
 fn samples() -> Vec<(FrameKind, StreamId, Bytes)> {

@@ -7,6 +7,9 @@
 //! Invariant: no stream waits for another one's reader, and a fault within a stream
 //! never ends the link.
 
+mod budget;
+mod counters;
+mod limits;
 mod liveness;
 mod receive;
 mod schedule;
@@ -25,6 +28,11 @@ use crate::frame::FrameKind;
 use crate::frame::StreamId;
 use crate::frame::to_json;
 
+pub use budget::Budget;
+pub use counters::AbortCounts;
+pub use counters::Counters;
+pub use counters::QueueDelay;
+pub use limits::Limits;
 pub use liveness::Silent;
 pub use receive::LinkFault;
 
@@ -58,30 +66,6 @@ pub enum Side {
     Hub,
     /// Dials the link and answers streams.
     Agent,
-}
-
-/// Bounds of a link.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Streams at once.
-    pub streams_max: usize,
-    /// Credit a stream begins with, both ways. A constant of the protocol, not a choice.
-    pub window_bytes: u32,
-    /// The most credit a fast reader's stream grows to.
-    pub window_bytes_max: u32,
-    /// Granted or unread bytes of all streams above which no stream's credit grows.
-    pub budget_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            streams_max: 4096,
-            window_bytes: 64 * 1024,
-            window_bytes_max: 4 * 1024 * 1024,
-            budget_bytes: 32 * 1024 * 1024,
-        }
-    }
 }
 
 /// Bytes the application may have queued in one stream before it must wait.
@@ -136,23 +120,6 @@ pub enum OpenRefused {
 #[error("the stream is over")]
 pub struct StreamOver;
 
-/// Counters of a link since it began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Streams opened.
-    pub opened: u64,
-    /// DATA bytes sent.
-    pub data_sent_bytes: u64,
-    /// DATA bytes received.
-    pub data_received_bytes: u64,
-    /// ABORT frames sent first (not in answer to one).
-    pub aborts_sent: u64,
-    /// ABORT frames received first.
-    pub aborts_received: u64,
-    /// Times a stream had data and no credit.
-    pub credit_stalls: u64,
-}
-
 /// One end of a link.
 #[derive(Debug)]
 pub struct Link {
@@ -171,6 +138,12 @@ pub struct Link {
     over: bool,
     counters: Counters,
     committed_bytes: usize,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.limits.budget.release(self.committed_bytes);
+    }
 }
 
 impl Link {
@@ -240,14 +213,14 @@ impl Link {
     ///
     /// # Errors
     /// When the stream is over.
-    pub fn send_data(&mut self, id: StreamId, data: Bytes) -> Result<(), StreamOver> {
+    pub fn send_data(&mut self, id: StreamId, data: Bytes, now: Micros) -> Result<(), StreamOver> {
         let stream = self.sending_stream(id)?;
         if data.is_empty() {
             return Ok(());
         }
         stream.outbox_bytes += data.len();
         stream.outbox.push_back(data);
-        self.wake_data(id);
+        self.wake_data(id, now);
         Ok(())
     }
 
@@ -255,21 +228,22 @@ impl Link {
     ///
     /// # Errors
     /// When the stream is over.
-    pub fn finish(&mut self, id: StreamId, trailers: Bytes) -> Result<(), StreamOver> {
+    pub fn finish(&mut self, id: StreamId, trailers: Bytes, now: Micros) -> Result<(), StreamOver> {
         let stream = self.sending_stream(id)?;
         stream.sending = Sending::EndQueued(trailers);
-        self.wake_data(id);
+        self.wake_data(id, now);
         Ok(())
     }
 
     /// The body broke off: ABORT after the last queued byte, so that the other side still
     /// gets all that came before the break.
-    pub fn fail(&mut self, id: StreamId, abort: Abort) {
+    pub fn fail(&mut self, id: StreamId, abort: Abort, now: Micros) {
         let Ok(stream) = self.sending_stream(id) else { return };
         let abort = Abort { received_bytes: stream.received_bytes, ..abort };
+        let reason = abort.reason;
         stream.sending = Sending::FailQueued(abort);
-        self.counters.aborts_sent += 1;
-        self.wake_data(id);
+        self.counters.aborts_sent.add(reason);
+        self.wake_data(id, now);
     }
 
     /// The stream is not wanted any more: ABORT before everything else. May be called at
@@ -290,8 +264,9 @@ impl Link {
             self.events.push_back(Event::Aborted(id));
             return self.forget_if_over(id);
         }
+        let reason = abort.reason;
         stream.sending = Sending::AbortQueued(abort);
-        self.counters.aborts_sent += 1;
+        self.counters.aborts_sent.add(reason);
         self.wake_urgent(id);
     }
 
@@ -300,7 +275,7 @@ impl Link {
     pub fn release(&mut self, id: StreamId, reason: AbortReason) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.released = true;
-        self.committed_bytes = self.committed_bytes.saturating_sub(stream.inbox.bytes());
+        let unread_bytes = stream.inbox.bytes();
         stream.inbox.clear();
         let incomplete = match self.side {
             Side::Hub => !stream.is_closed_on_wire(),
@@ -309,6 +284,7 @@ impl Link {
         if incomplete {
             self.abort(id, Abort::new(reason));
         }
+        self.uncommit(unread_bytes);
         self.forget_if_over(id);
     }
 
@@ -324,7 +300,7 @@ impl Link {
     pub fn take_data(&mut self, id: StreamId, now: Micros) -> Result<Incoming, StreamOver> {
         let stream = self.streams.get_mut(&id).ok_or(StreamOver)?;
         if let Some(data) = stream.inbox.pop() {
-            self.committed_bytes = self.committed_bytes.saturating_sub(data.len());
+            self.uncommit(data.len());
             self.grant_credit(id, data.len(), now);
             return Ok(Incoming::Data(data));
         }
@@ -393,7 +369,8 @@ impl Link {
             }
             self.events.push_back(Event::Writable(*id));
         }
-        self.streams.retain(|_, stream| !stream.is_over());
+        let over: Vec<StreamId> = self.streams.keys().copied().collect();
+        over.into_iter().for_each(|id| self.forget_if_over(id));
     }
 
     /// The next thing for the application to look at.
@@ -442,7 +419,7 @@ impl Link {
 
     fn add_stream(&mut self, id: StreamId, now: Micros) -> &mut Stream {
         self.counters.opened += 1;
-        self.committed_bytes += self.limits.window_bytes as usize;
+        self.commit(self.limits.window_bytes as usize);
         self.streams.entry(id).or_insert_with(|| Stream::new(self.limits.window_bytes, now))
     }
 
@@ -455,9 +432,23 @@ impl Link {
             && stream.is_over()
         {
             let committed = stream.allowance as usize + stream.inbox.bytes();
-            self.committed_bytes = self.committed_bytes.saturating_sub(committed);
+            self.uncommit(committed);
             self.streams.remove(&id);
         }
+    }
+
+    /// Bytes that the peer may send from now on.
+    fn commit(&mut self, bytes: usize) {
+        self.committed_bytes += bytes;
+        self.limits.budget.commit(bytes);
+    }
+
+    /// Bytes that were read, or that nobody will send any more.
+    fn uncommit(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.committed_bytes, "more given back than was taken");
+        let bytes = bytes.min(self.committed_bytes);
+        self.committed_bytes -= bytes;
+        self.limits.budget.release(bytes);
     }
 }
 

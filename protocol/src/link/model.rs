@@ -105,8 +105,8 @@ impl World {
     fn new() -> Self {
         let limits = Limits { streams_max: 6, ..Limits::default() };
         Self {
-            hub: Link::new(Side::Hub, limits, Micros(0)),
-            agent: Link::new(Side::Agent, limits, Micros(0)),
+            hub: Link::new(Side::Hub, limits.clone(), Micros(0)),
+            agent: Link::new(Side::Agent, limits.clone(), Micros(0)),
             to_agent: VecDeque::new(),
             to_hub: VecDeque::new(),
             calls: BTreeMap::new(),
@@ -183,12 +183,12 @@ impl World {
     fn hub_sends(&mut self, id: StreamId, bytes: usize) {
         if self.hub.send_capacity(id).is_ok_and(|capacity| capacity > 0) {
             let direction = &mut self.calls.get_mut(&id).unwrap().request;
-            self.hub.send_data(id, pattern(&mut direction.sent, bytes)).unwrap();
+            self.hub.send_data(id, pattern(&mut direction.sent, bytes), self.now).unwrap();
         }
     }
 
     fn hub_finishes(&mut self, id: StreamId) {
-        if self.hub.finish(id, Bytes::new()).is_ok() {
+        if self.hub.finish(id, Bytes::new(), self.now).is_ok() {
             self.calls.get_mut(&id).unwrap().request.finished = true;
         }
     }
@@ -202,12 +202,12 @@ impl World {
             call.head_sent = true;
             self.agent.send_head(id, Bytes::from_static(b"head")).unwrap();
         }
-        self.agent.send_data(id, pattern(&mut call.response.sent, bytes)).unwrap();
+        self.agent.send_data(id, pattern(&mut call.response.sent, bytes), self.now).unwrap();
     }
 
     fn agent_finishes(&mut self, id: StreamId) {
         let call = self.calls.get_mut(&id).unwrap();
-        if call.head_sent && self.agent.finish(id, Bytes::new()).is_ok() {
+        if call.head_sent && self.agent.finish(id, Bytes::new(), self.now).is_ok() {
             call.response.finished = true;
         }
     }
@@ -216,7 +216,7 @@ impl World {
         let call = self.calls.get_mut(&id).unwrap();
         if call.opened_at_agent && self.agent.send_capacity(id).is_ok() {
             call.aborted = true;
-            self.agent.fail(id, Abort::new(AbortReason::VendorBroke));
+            self.agent.fail(id, Abort::new(AbortReason::VendorBroke), self.now);
         }
     }
 
@@ -273,7 +273,7 @@ impl World {
             Side::Hub => (&mut self.agent, &mut self.to_hub),
         };
         let mut batch = BytesMut::new();
-        from.next_batch(&mut batch);
+        from.next_batch(&mut batch, self.now);
         let mut batch = batch.freeze();
         while let Some(frame) = next_frame(&mut batch).unwrap() {
             queue.push_back(frame);

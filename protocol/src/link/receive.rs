@@ -79,7 +79,7 @@ impl Link {
             FrameKind::Data => self.receive_data(frame.stream, frame.payload),
             FrameKind::End => self.receive_end(frame.stream, frame.payload),
             FrameKind::Abort => self.receive_abort(frame.stream, frame.payload),
-            FrameKind::Credit => self.receive_credit(frame.stream, &frame.payload),
+            FrameKind::Credit => self.receive_credit(frame.stream, &frame.payload, now),
             FrameKind::Ping => {
                 self.schedule.push_control(FrameKind::Pong, &eight_bytes(FrameKind::Ping, &frame.payload)?)
             }
@@ -129,6 +129,7 @@ impl Link {
         }
         self.last_opened = id;
         if self.drain_known() || self.streams.len() >= self.limits.streams_max {
+            self.counters.opens_refused += 1;
             self.schedule.push_stream_frame(FrameKind::Abort, id, &Abort::new(AbortReason::Busy).encode());
             return Ok(());
         }
@@ -163,7 +164,7 @@ impl Link {
         let released = stream.released;
         self.counters.data_received_bytes += data.len() as u64;
         if released {
-            self.committed_bytes = self.committed_bytes.saturating_sub(data.len());
+            self.uncommit(data.len());
         } else if !data.is_empty() {
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.inbox.push(data);
@@ -189,9 +190,12 @@ impl Link {
         }
         let abort = Abort::decode(payload)
             .unwrap_or_else(|_| Abort::with_detail(AbortReason::Protocol, "an ABORT did not follow its layout"));
-        self.counters.aborts_received += 1;
         self.end_receiving(id, &abort);
         let Some(stream) = self.streams.get_mut(&id) else { return };
+        let answers_ours = matches!(stream.sending, Sending::AbortQueued(_) | Sending::Aborted);
+        if !answers_ours {
+            self.counters.aborts_received.add(abort.reason);
+        }
         match stream.sending {
             Sending::Open | Sending::EndQueued(_) | Sending::FailQueued(_) => {
                 // The echo: it tells the other side how much had come when its ABORT did.
@@ -206,13 +210,13 @@ impl Link {
         self.forget_if_over(id);
     }
 
-    fn receive_credit(&mut self, id: StreamId, payload: &[u8]) {
+    fn receive_credit(&mut self, id: StreamId, payload: &[u8], now: Micros) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let Ok(credit) = payload.try_into().map(u32::from_be_bytes) else {
             return self.stream_fault(id, AbortReason::Protocol, "a CREDIT did not follow its layout");
         };
         stream.send_credit = stream.send_credit.saturating_add(credit.into());
-        self.wake_data(id);
+        self.wake_data(id, now);
     }
 
     /// A stream that may still receive. A frame for any other one is late, which is no fault.
@@ -239,18 +243,25 @@ impl Link {
     pub(super) fn grant_credit(&mut self, id: StreamId, read_bytes: usize, now: Micros) {
         let round_trip = self.liveness.rtt_micros().unwrap_or(ROUND_TRIP_UNKNOWN_MICROS);
         let may_grow = self.committed_bytes < self.limits.budget_bytes;
-        let limits = self.limits;
+        let tight = self.limits.budget.is_tight();
+        let (window, window_max) = (self.limits.window_bytes, self.limits.window_bytes_max);
         let Some(stream) = self.receiving_stream(id) else { return };
         stream.consumed = stream.consumed.saturating_add(u32::try_from(read_bytes).unwrap_or(u32::MAX));
-        if stream.consumed < stream.window / 2 {
+        if tight {
+            stream.window = WINDOW_BYTES_TIGHT.min(window);
+        }
+        let dry = stream.allowance == 0 && stream.inbox.bytes() == 0;
+        if stream.consumed < stream.window / 2 && !dry {
             return;
         }
         let since_grant = now.since(stream.granted_at);
-        if since_grant < 2 * round_trip && may_grow {
+        if tight {
+            // Just enough to keep the stream moving.
+        } else if since_grant < 2 * round_trip && may_grow {
             // The reader empties half a window within two round trips: credit is what limits it.
-            stream.window = stream.window.saturating_mul(2).min(limits.window_bytes_max);
+            stream.window = stream.window.saturating_mul(2).min(window_max);
         } else if since_grant > STALLED_MICROS {
-            stream.window = (stream.window / 2).max(limits.window_bytes);
+            stream.window = (stream.window / 2).max(window);
         }
         let unread = u32::try_from(stream.inbox.bytes()).unwrap_or(u32::MAX);
         let grant = stream.window.saturating_sub(unread).saturating_sub(stream.allowance);
@@ -261,13 +272,16 @@ impl Link {
         stream.granted_at = now;
         stream.allowance += grant;
         stream.credit_due = stream.credit_due.saturating_add(grant);
-        self.committed_bytes += grant as usize;
+        self.commit(grant as usize);
         self.wake_urgent(id);
     }
 }
 
 /// Assumed before the first PONG: a local network.
 const ROUND_TRIP_UNKNOWN_MICROS: u64 = 1_000;
+
+/// The credit of a stream while the budget of all links is used up.
+const WINDOW_BYTES_TIGHT: u32 = 16 * 1024;
 
 /// A reader that takes longer than this for half a window does not need a large one.
 const STALLED_MICROS: u64 = 2_000_000;

@@ -17,6 +17,7 @@ use crate::frame::put_header;
 
 use super::Event;
 use super::Link;
+use super::Micros;
 use super::OUTBOX_BYTES_MAX;
 use super::Sending;
 use super::Side;
@@ -63,7 +64,7 @@ impl Link {
 
     /// Appends the next batch of frames to `out`, at most about 16 KiB while several
     /// streams wait, 64 KiB for one alone. Nothing is appended when nothing waits.
-    pub fn next_batch(&mut self, out: &mut BytesMut) {
+    pub fn next_batch(&mut self, out: &mut BytesMut, now: Micros) {
         let waiting = self.schedule.fresh.len() + self.schedule.bulk.len();
         let batch_bytes = if waiting > 1 { QUANTUM_BYTES } else { DATA_BYTES_MAX };
         while out.len() < batch_bytes {
@@ -71,7 +72,7 @@ impl Link {
                 put_frame(out, kind, id, &payload);
             } else if let Some(id) = self.schedule.urgent.pop_front() {
                 self.put_urgent(id, out);
-            } else if !self.put_data(batch_bytes, out) {
+            } else if !self.put_data(batch_bytes, out, now) {
                 break;
             }
         }
@@ -88,7 +89,7 @@ impl Link {
     }
 
     /// Puts the stream into a data queue, if it has data and credit and is in none.
-    pub(super) fn wake_data(&mut self, id: StreamId) {
+    pub(super) fn wake_data(&mut self, id: StreamId, now: Micros) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if stream.data_queue != DataQueue::None {
             return;
@@ -96,6 +97,7 @@ impl Link {
         if stream.has_sendable_data() {
             stream.data_queue = DataQueue::Fresh;
             stream.deficit = QUANTUM_BYTES;
+            stream.ready_at = now;
             self.schedule.fresh.push_back(id);
         } else if stream.outbox_bytes > 0 {
             self.counters.credit_stalls += 1;
@@ -124,7 +126,7 @@ impl Link {
     }
 
     /// Gives the next stream its turn. False when no stream waits.
-    fn put_data(&mut self, batch_bytes: usize, out: &mut BytesMut) -> bool {
+    fn put_data(&mut self, batch_bytes: usize, out: &mut BytesMut, now: Micros) -> bool {
         let fresh = self.schedule.fresh.pop_front().map(|id| (id, DataQueue::Fresh));
         let next = fresh.or_else(|| self.schedule.bulk.pop_front().map(|id| (id, DataQueue::Bulk)));
         let Some((id, queue)) = next else { return false };
@@ -141,6 +143,8 @@ impl Link {
             stream.send_credit -= length as u64;
             stream.deficit = stream.deficit.saturating_sub(length);
             self.counters.data_sent_bytes += length as u64;
+            self.counters.queue_delay.measured(now.since(stream.ready_at));
+            stream.ready_at = now;
         }
         if stream.outbox_bytes == 0 {
             match &stream.sending {

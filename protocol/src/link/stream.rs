@@ -64,6 +64,8 @@ pub(super) struct Stream {
     pub(super) urgent: bool,
     pub(super) data_queue: DataQueue,
     pub(super) deficit: usize,
+    /// Since when the stream waits for its turn.
+    pub(super) ready_at: Micros,
     // Receiving.
     pub(super) head_in: Option<Bytes>,
     pub(super) head_seen: bool,
@@ -90,6 +92,7 @@ impl Stream {
             urgent: false,
             data_queue: DataQueue::None,
             deficit: 0,
+            ready_at: now,
             head_in: None,
             head_seen: false,
             inbox: Inbox::default(),

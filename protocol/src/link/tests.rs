@@ -15,6 +15,7 @@ use crate::frame::HEADER_BYTES;
 use crate::frame::StreamId;
 use crate::frame::next_frame;
 
+use super::Budget;
 use super::Event;
 use super::Incoming;
 use super::Limits;
@@ -31,8 +32,8 @@ const WINDOW: usize = 64 * 1024;
 fn a_call_goes_there_and_back() {
     let mut pair = Pair::new();
     let id = pair.hub.open(Bytes::from_static(b"open"), NOW).unwrap();
-    pair.hub.send_data(id, Bytes::from_static(b"question")).unwrap();
-    pair.hub.finish(id, Bytes::new()).unwrap();
+    pair.hub.send_data(id, Bytes::from_static(b"question"), NOW).unwrap();
+    pair.hub.finish(id, Bytes::new(), NOW).unwrap();
     pair.exchange();
 
     assert_eq!(pair.agent.next_event(), Some(Event::Opened(id)));
@@ -40,8 +41,8 @@ fn a_call_goes_there_and_back() {
     assert_eq!(read_all(&mut pair.agent, id), (b"question".to_vec(), Incoming::End(Bytes::new())));
 
     pair.agent.send_head(id, Bytes::from_static(b"head")).unwrap();
-    pair.agent.send_data(id, Bytes::from_static(b"answer")).unwrap();
-    pair.agent.finish(id, Bytes::from_static(b"trailers")).unwrap();
+    pair.agent.send_data(id, Bytes::from_static(b"answer"), NOW).unwrap();
+    pair.agent.finish(id, Bytes::from_static(b"trailers"), NOW).unwrap();
     pair.agent.release(id, AbortReason::Unspecified);
     pair.exchange();
 
@@ -57,10 +58,10 @@ fn a_call_goes_there_and_back() {
 fn a_small_call_travels_in_one_message_each_way() {
     let mut pair = Pair::new();
     let id = pair.hub.open(Bytes::from_static(b"open"), NOW).unwrap();
-    pair.hub.send_data(id, Bytes::from_static(b"question")).unwrap();
-    pair.hub.finish(id, Bytes::new()).unwrap();
+    pair.hub.send_data(id, Bytes::from_static(b"question"), NOW).unwrap();
+    pair.hub.finish(id, Bytes::new(), NOW).unwrap();
     let mut batch = BytesMut::new();
-    pair.hub.next_batch(&mut batch);
+    pair.hub.next_batch(&mut batch, NOW);
 
     assert_eq!(kinds(batch.freeze()), [FrameKind::Open, FrameKind::Data, FrameKind::End]);
     assert!(!pair.hub.has_frames() || drained(&mut pair.hub), "nothing is left but an empty turn");
@@ -71,7 +72,7 @@ fn a_sender_stops_at_its_credit_and_goes_on_when_the_reader_reads() {
     let mut pair = Pair::new();
     let id = pair.answered_call();
     for _ in 0..4 {
-        pair.agent.send_data(id, Bytes::from(vec![1; WINDOW / 2])).unwrap();
+        pair.agent.send_data(id, Bytes::from(vec![1; WINDOW / 2]), NOW).unwrap();
     }
     pair.exchange();
     assert_eq!(pair.hub.counters().data_received_bytes, WINDOW as u64);
@@ -90,9 +91,9 @@ fn a_stalled_reader_does_not_hold_up_another_stream() {
     let stalled = pair.answered_call();
     let other = pair.answered_call();
     for _ in 0..100 {
-        pair.agent.send_data(stalled, Bytes::from(vec![0; 4096])).unwrap();
+        pair.agent.send_data(stalled, Bytes::from(vec![0; 4096]), NOW).unwrap();
     }
-    pair.agent.send_data(other, Bytes::from_static(b"hello")).unwrap();
+    pair.agent.send_data(other, Bytes::from_static(b"hello"), NOW).unwrap();
     pair.exchange();
 
     assert_eq!(pair.hub.take_data(other, NOW), Ok(Incoming::Data(Bytes::from_static(b"hello"))));
@@ -105,15 +106,15 @@ fn a_quiet_stream_goes_before_saturating_ones() {
     let busy: Vec<StreamId> = (0..4).map(|_| pair.answered_call()).collect();
     let quiet = pair.answered_call();
     for id in &busy {
-        pair.agent.send_data(*id, Bytes::from(vec![0; WINDOW])).unwrap();
+        pair.agent.send_data(*id, Bytes::from(vec![0; WINDOW]), NOW).unwrap();
     }
     let mut batch = BytesMut::new();
     for _ in 0..4 {
-        pair.agent.next_batch(&mut batch);
+        pair.agent.next_batch(&mut batch, NOW);
         batch.clear();
     }
-    pair.agent.send_data(quiet, Bytes::from_static(b"token")).unwrap();
-    pair.agent.next_batch(&mut batch);
+    pair.agent.send_data(quiet, Bytes::from_static(b"token"), NOW).unwrap();
+    pair.agent.next_batch(&mut batch, NOW);
 
     let first = next_frame(&mut batch.freeze()).unwrap().unwrap();
     assert_eq!(first.stream, quiet);
@@ -124,12 +125,12 @@ fn busy_streams_share_evenly() {
     let mut pair = Pair::new();
     let busy: Vec<StreamId> = (0..4).map(|_| pair.answered_call()).collect();
     for id in &busy {
-        pair.agent.send_data(*id, Bytes::from(vec![0; WINDOW])).unwrap();
+        pair.agent.send_data(*id, Bytes::from(vec![0; WINDOW]), NOW).unwrap();
     }
     let mut sent = std::collections::HashMap::<StreamId, usize>::new();
     for _ in 0..8 {
         let mut batch = BytesMut::new();
-        pair.agent.next_batch(&mut batch);
+        pair.agent.next_batch(&mut batch, NOW);
         let mut batch = batch.freeze();
         while let Some(frame) = next_frame(&mut batch).unwrap() {
             *sent.entry(frame.stream).or_default() += frame.payload.len();
@@ -145,11 +146,11 @@ fn busy_streams_share_evenly() {
 fn an_abort_overtakes_data_and_is_echoed_once() {
     let mut pair = Pair::new();
     let id = pair.answered_call();
-    pair.agent.send_data(id, Bytes::from(vec![0; 1000])).unwrap();
+    pair.agent.send_data(id, Bytes::from(vec![0; 1000]), NOW).unwrap();
     pair.exchange();
     pair.hub.abort(id, Abort::new(AbortReason::ConsumerGone));
     pair.hub.abort(id, Abort::new(AbortReason::Protocol));
-    pair.agent.send_data(id, Bytes::from(vec![0; WINDOW])).unwrap();
+    pair.agent.send_data(id, Bytes::from(vec![0; WINDOW]), NOW).unwrap();
 
     let to_agent = frames(&mut pair.hub);
     assert_eq!(to_agent.iter().filter(|frame| frame.kind == FrameKind::Abort.number()).count(), 1);
@@ -185,8 +186,8 @@ fn a_consumer_that_leaves_after_its_request_was_sent_still_aborts_the_call() {
 fn what_came_before_a_failure_is_read_before_the_failure() {
     let mut pair = Pair::new();
     let id = pair.answered_call();
-    pair.agent.send_data(id, Bytes::from_static(b"half an ans")).unwrap();
-    pair.agent.fail(id, Abort::new(AbortReason::VendorBroke));
+    pair.agent.send_data(id, Bytes::from_static(b"half an ans"), NOW).unwrap();
+    pair.agent.fail(id, Abort::new(AbortReason::VendorBroke), NOW);
     pair.agent.release(id, AbortReason::Unspecified);
     pair.exchange();
 
@@ -199,10 +200,10 @@ fn what_came_before_a_failure_is_read_before_the_failure() {
 fn an_answer_may_end_before_the_request_does() {
     let mut pair = Pair::new();
     let id = pair.hub.open(Bytes::from_static(b"open"), NOW).unwrap();
-    pair.hub.send_data(id, Bytes::from(vec![0; 3 * WINDOW])).unwrap();
+    pair.hub.send_data(id, Bytes::from(vec![0; 3 * WINDOW]), NOW).unwrap();
     pair.exchange();
     pair.agent.send_head(id, Bytes::from_static(b"too large")).unwrap();
-    pair.agent.finish(id, Bytes::new()).unwrap();
+    pair.agent.finish(id, Bytes::new(), NOW).unwrap();
     pair.agent.release(id, AbortReason::Unspecified);
     pair.exchange();
 
@@ -242,7 +243,7 @@ fn a_frame_too_large_or_out_of_place_in_a_stream_ends_that_stream_only() {
         pair.hub.receive(fault(id), NOW).unwrap();
 
         assert_eq!(pair.hub.aborted(id).map(|abort| abort.reason), Some(AbortReason::Protocol));
-        pair.agent.send_data(other, Bytes::from_static(b"alive")).unwrap();
+        pair.agent.send_data(other, Bytes::from_static(b"alive"), NOW).unwrap();
         pair.exchange();
         assert_eq!(pair.hub.take_data(other, NOW), Ok(Incoming::Data(Bytes::from_static(b"alive"))));
     }
@@ -316,7 +317,7 @@ fn a_draining_link_finishes_its_streams_and_opens_none() {
 
     assert_eq!(pair.hub.open(Bytes::new(), NOW), Err(OpenRefused::Draining));
     assert!(pair.agent.is_draining());
-    pair.agent.send_data(id, Bytes::from_static(b"last words")).unwrap();
+    pair.agent.send_data(id, Bytes::from_static(b"last words"), NOW).unwrap();
     pair.exchange();
     assert_eq!(pair.hub.take_data(id, NOW), Ok(Incoming::Data(Bytes::from_static(b"last words"))));
 }
@@ -378,7 +379,7 @@ fn credit_grows_for_a_fast_reader_on_a_long_path() {
     let mut now = Micros(200_000);
     for _ in 0..200 {
         while pair.agent.send_capacity(id).unwrap() > 0 {
-            pair.agent.send_data(id, Bytes::from(vec![0; 16 * 1024])).unwrap();
+            pair.agent.send_data(id, Bytes::from(vec![0; 16 * 1024]), NOW).unwrap();
         }
         pair.exchange();
         while let Ok(Incoming::Data(_)) = pair.hub.take_data(id, now) {}
@@ -392,17 +393,52 @@ fn credit_grows_for_a_fast_reader_on_a_long_path() {
 #[test]
 fn the_budget_keeps_credit_from_growing() {
     let limits = Limits { budget_bytes: 50_000, ..Limits::default() };
-    let mut pair = Pair { hub: Link::new(Side::Hub, limits, NOW), agent: Link::new(Side::Agent, limits, NOW) };
+    let mut pair = Pair::with(&limits, &limits);
     let ids: Vec<StreamId> = (0..2).map(|_| pair.answered_call()).collect();
     for _ in 0..100 {
         for id in &ids {
-            pair.agent.send_data(*id, Bytes::from(vec![0; 16 * 1024])).unwrap();
+            pair.agent.send_data(*id, Bytes::from(vec![0; 16 * 1024]), NOW).unwrap();
             pair.exchange();
             while let Ok(Incoming::Data(_)) = pair.hub.take_data(*id, NOW) {}
         }
     }
 
     assert!(pair.hub.committed_bytes() <= 2 * WINDOW, "{}", pair.hub.committed_bytes());
+}
+
+#[test]
+fn a_budget_that_all_links_use_up_together_makes_grants_small_and_stops_no_stream() {
+    let budget = Budget::new(3 * WINDOW);
+    let limits = Limits { budget: budget.clone(), ..Limits::default() };
+    let mut pairs: Vec<Pair> = (0..4).map(|_| Pair::with(&limits, &Limits::default())).collect();
+    let ids: Vec<StreamId> = pairs.iter_mut().map(Pair::answered_call).collect();
+    assert!(budget.is_tight());
+    for (pair, id) in pairs.iter_mut().zip(&ids) {
+        for _ in 0..50 {
+            pair.agent.send_data(*id, Bytes::from(vec![0; 16 * 1024]), NOW).unwrap();
+            pair.exchange();
+            while let Ok(Incoming::Data(_)) = pair.hub.take_data(*id, NOW) {}
+        }
+        pair.exchange();
+        while let Ok(Incoming::Data(_)) = pair.hub.take_data(*id, NOW) {}
+        assert_eq!(pair.hub.counters().data_received_bytes, 50 * 16 * 1024, "the stream still moves");
+    }
+
+    assert!(budget.committed_bytes() <= budget.bytes_max(), "{}", budget.committed_bytes());
+    drop(pairs);
+    assert_eq!(budget.committed_bytes(), 0);
+}
+
+#[test]
+fn the_wait_for_a_turn_is_measured_from_when_data_could_go() {
+    let mut pair = Pair::new();
+    let id = pair.answered_call();
+    pair.agent.send_data(id, Bytes::from_static(b"late"), Micros(1_000)).unwrap();
+    let mut batch = BytesMut::new();
+    pair.agent.next_batch(&mut batch, Micros(1_700));
+
+    let delay = pair.agent.counters().queue_delay;
+    assert_eq!((delay.last_micros, delay.max_micros), (700, 700));
 }
 
 /// Both ends of a link with nothing in between.
@@ -413,8 +449,11 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn new() -> Self {
-        let limits = Limits::default();
-        Self { hub: Link::new(Side::Hub, limits, NOW), agent: Link::new(Side::Agent, limits, NOW) }
+        Self::with(&Limits::default(), &Limits::default())
+    }
+
+    fn with(hub: &Limits, agent: &Limits) -> Self {
+        Self { hub: Link::new(Side::Hub, hub.clone(), NOW), agent: Link::new(Side::Agent, agent.clone(), NOW) }
     }
 
     /// Delivers frames both ways until none are left.
@@ -430,7 +469,7 @@ impl Pair {
     /// A stream whose request is complete and whose answer has begun.
     fn answered_call(&mut self) -> StreamId {
         let id = self.hub.open(Bytes::from_static(b"open"), NOW).unwrap();
-        self.hub.finish(id, Bytes::new()).unwrap();
+        self.hub.finish(id, Bytes::new(), NOW).unwrap();
         self.exchange();
         self.agent.take_head(id).unwrap();
         self.agent.send_head(id, Bytes::from_static(b"head")).unwrap();
@@ -452,7 +491,7 @@ fn frames(link: &mut Link) -> Vec<Frame> {
     let mut frames = Vec::new();
     while link.has_frames() {
         let mut batch = BytesMut::new();
-        link.next_batch(&mut batch);
+        link.next_batch(&mut batch, NOW);
         let mut batch = batch.freeze();
         while let Some(frame) = next_frame(&mut batch).unwrap() {
             frames.push(frame);

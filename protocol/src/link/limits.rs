@@ -1,0 +1,32 @@
+//! Bounds of a link.
+//!
+//! Invariant: what is over a limit is answered within its stream; the link goes on.
+
+use super::Budget;
+
+/// Bounds of a link. Clones share the budget.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Streams at once.
+    pub streams_max: usize,
+    /// Credit a stream begins with, both ways. A constant of the protocol, not a choice.
+    pub window_bytes: u32,
+    /// The most credit a fast reader's stream grows to.
+    pub window_bytes_max: u32,
+    /// Granted or unread bytes of all streams of this link above which no stream's credit grows.
+    pub budget_bytes: usize,
+    /// Granted or unread bytes of all links that share it; above it, credit shrinks.
+    pub budget: Budget,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            streams_max: 4096,
+            window_bytes: 64 * 1024,
+            window_bytes_max: 4 * 1024 * 1024,
+            budget_bytes: 32 * 1024 * 1024,
+            budget: Budget::default(),
+        }
+    }
+}

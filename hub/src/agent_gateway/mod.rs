@@ -3,6 +3,7 @@
 //! Invariant: a link takes part in dispatch only between its WELCOME and the moment it
 //! is fenced, drained or lost.
 
+mod absences;
 mod accept;
 mod handshake;
 mod roster;

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -25,6 +26,10 @@ use keyhaven_protocol::provider::Provider;
 use metrics::gauge;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::absences::Absences;
 
 /// More takeovers than this within [`FENCES_WINDOW_MS`] are two copies fighting.
 const FENCES_MAX: usize = 3;
@@ -128,11 +133,24 @@ pub struct Roster {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
     links: Mutex<Links>,
     seats: RwLock<HashMap<Provider, Vec<Seat>>>,
     last_number: AtomicU64,
+    absences: Mutex<Absences>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            links: Mutex::default(),
+            seats: RwLock::default(),
+            last_number: AtomicU64::default(),
+            absences: Mutex::new(Absences::new(Instant::now())),
+            changed: watch::Sender::new(0),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -153,10 +171,26 @@ impl LiveLink {
     }
 }
 
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat")
+            .field("agent", &self.link.agent)
+            .field("link", &self.link.number)
+            .field("vendor_key", &self.vendor_key)
+            .field("provider", &self.provider)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Seat {
     /// Whether the offer lists this model.
     pub fn lists(&self, model: &str) -> bool {
         self.listed.contains(model)
+    }
+
+    /// Whether both are the same key behind the same link.
+    pub fn is(&self, other: &Self) -> bool {
+        self.link.number == other.link.number && self.vendor_key == other.vendor_key
     }
 }
 
@@ -164,6 +198,17 @@ impl Roster {
     /// A roster without links.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Changes whenever an offer came or went: who found no seat looks again.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.shared.changed.subscribe()
+    }
+
+    /// Whether a seat for this vendor may come soon: somebody who offered it left less than
+    /// ten seconds ago, or the hub began less than ten seconds ago.
+    pub fn expects(&self, provider: Provider) -> bool {
+        self.absences().expects(provider, Instant::now())
     }
 
     /// Enters a link that has proved itself. The agent's older one, if any, takes no more
@@ -234,14 +279,18 @@ impl Roster {
         let same_key = |other: &Seat| mine(other) && other.vendor_key == seat.vendor_key;
         seats.values_mut().for_each(|seats| seats.retain(|other| !same_key(other)));
         if seats.values().flatten().filter(|other| mine(other)).count() < OFFERS_MAX {
+            self.absences().came(seat.provider, link.agent);
             seats.entry(seat.provider).or_default().push(seat);
         }
+        drop(seats);
+        self.tell_change();
     }
 
     /// Forgets an offer.
     pub fn withdraw(&self, link: &LiveLink, vendor_key: VendorKeyId) {
         let goes = |seat: &Seat| seat.link.number == link.number && seat.vendor_key == vendor_key;
         self.write_seats().values_mut().for_each(|seats| seats.retain(|seat| !goes(seat)));
+        self.tell_change();
     }
 
     /// Every live link.
@@ -254,6 +303,16 @@ impl Roster {
         self.with_seats(provider, <[Seat]>::to_vec)
     }
 
+    /// Whether an open link offers this vendor.
+    pub fn offers(&self, provider: Provider) -> bool {
+        self.with_seats(provider, |seats| seats.iter().any(|seat| seat.link.is_open()))
+    }
+
+    /// Whether somebody's offer for this vendor lists the model.
+    pub fn lists(&self, provider: Provider, model: &str) -> bool {
+        self.with_seats(provider, |seats| seats.iter().any(|seat| seat.lists(model)))
+    }
+
     /// Looks at every offer for a vendor without copying them. The roster is locked
     /// meanwhile.
     pub fn with_seats<T>(&self, provider: Provider, look: impl FnOnce(&[Seat]) -> T) -> T {
@@ -262,7 +321,24 @@ impl Roster {
     }
 
     fn withdraw_all(&self, link: &LiveLink) {
-        self.write_seats().values_mut().for_each(|seats| seats.retain(|seat| seat.link.number != link.number));
+        let mut absences = self.absences();
+        for (provider, seats) in self.write_seats().iter_mut() {
+            let before = seats.len();
+            seats.retain(|seat| seat.link.number != link.number);
+            if seats.len() < before {
+                absences.left(*provider, link.agent, Instant::now());
+            }
+        }
+        drop(absences);
+        self.tell_change();
+    }
+
+    fn absences(&self) -> MutexGuard<'_, Absences> {
+        self.shared.absences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_change(&self) {
+        self.shared.changed.send_modify(|changes| *changes += 1);
     }
 
     fn write_seats(&self) -> RwLockWriteGuard<'_, HashMap<Provider, Vec<Seat>>> {
@@ -398,6 +474,28 @@ mod tests {
         assert!(seats.iter().any(|seat| seat.lists("gpt-9")));
         roster.withdraw(&link, VendorKeyId([1; 16]));
         assert_eq!(roster.seats(Provider::OpenAi).len(), 1);
+    }
+
+    #[test]
+    fn who_waits_for_a_seat_is_told_of_every_offer_that_comes_or_goes() {
+        let roster = Roster::new();
+        let link = enter(&roster, 1).unwrap();
+        let mut changed = roster.changed();
+        let mut told = || {
+            let told = changed.has_changed().unwrap();
+            changed.mark_unchanged();
+            told
+        };
+        assert!(!told());
+
+        roster.offer(&link, offer(1));
+        assert!(told());
+        roster.withdraw(&link, VendorKeyId([1; 16]));
+        assert!(told());
+        roster.offer(&link, offer(1));
+        assert!(told());
+        roster.remove(&link);
+        assert!(told());
     }
 
     #[test]

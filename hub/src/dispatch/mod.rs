@@ -22,6 +22,8 @@ pub struct Wanted<'a> {
     pub resource: Option<&'a str>,
     /// The model or deployment, if one is known.
     pub model: Option<&'a str>,
+    /// Seats that have failed this call: they are not chosen again.
+    pub tried: &'a [Seat],
 }
 
 /// Chooses seats for calls.
@@ -63,7 +65,8 @@ fn fits(seat: &Seat, wanted: Wanted<'_>) -> bool {
     // Azure's deployments are named by the owner: one that is not named does not exist.
     let names_deployments = seat.provider == Provider::Azure && !seat.models.is_empty();
     let model_fits = !names_deployments || wanted.model.is_none_or(|model| seat.lists(model));
-    resource_fits && model_fits && seat.link.is_open()
+    let untried = !wanted.tried.iter().any(|tried| tried.is(seat));
+    resource_fits && model_fits && untried && seat.link.is_open()
 }
 
 #[cfg(test)]
@@ -85,7 +88,8 @@ mod tests {
     use crate::agent_gateway::Entering;
     use crate::agent_gateway::LiveLink;
 
-    const OPENAI: Wanted<'static> = Wanted { provider: Provider::OpenAi, resource: None, model: Some("gpt-5") };
+    const OPENAI: Wanted<'static> =
+        Wanted { provider: Provider::OpenAi, resource: None, model: Some("gpt-5"), tried: &[] };
 
     #[test]
     fn equals_take_turns() {
@@ -127,13 +131,30 @@ mod tests {
     fn a_resource_or_deployment_that_nobody_offers_has_no_seat() {
         let roster = Roster::new();
         link(&roster, 1, Provider::Azure, Some("Acme"), &["prod"]);
-        let choose =
-            |resource, model| Dispatch::new().choose(&roster, Wanted { provider: Provider::Azure, resource, model });
+        let choose = |resource, model| {
+            Dispatch::new().choose(&roster, Wanted { provider: Provider::Azure, resource, model, tried: &[] })
+        };
 
         assert!(choose(Some("acme"), Some("prod")).is_some());
         assert!(choose(None, Some("prod")).is_some());
         assert!(choose(Some("other"), Some("prod")).is_none());
         assert!(choose(Some("acme"), Some("secret")).is_none());
+    }
+
+    #[test]
+    fn a_seat_that_was_tried_is_not_chosen_again() {
+        let roster = Roster::new();
+        let dispatch = Dispatch::new();
+        link(&roster, 1, Provider::OpenAi, None, &["gpt-5"]);
+        link(&roster, 2, Provider::OpenAi, None, &[]);
+
+        let first = dispatch.choose(&roster, OPENAI).unwrap();
+        let second = dispatch.choose(&roster, Wanted { tried: std::slice::from_ref(&first), ..OPENAI }).unwrap();
+        let third = dispatch.choose(&roster, Wanted { tried: &[first.clone(), second.clone()], ..OPENAI });
+
+        assert_eq!(first.link.agent, AgentId([1; 16]));
+        assert_eq!(second.link.agent, AgentId([2; 16]));
+        assert!(third.is_none());
     }
 
     #[test]

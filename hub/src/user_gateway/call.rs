@@ -169,10 +169,9 @@ impl UserGateway {
             let why = "`model` is missing; it says which vendor is meant".to_owned();
             return Err(Refusal::with_message(route.shape, ErrorCode::RequestMalformed, why));
         }
-        let listed = |provider, model: &str| {
-            self.roster.with_seats(provider, |seats| seats.iter().any(|seat| seat.lists(model)))
-        };
-        route.resolve(model, listed).map_err(|error| Refusal::route(&error))
+        route
+            .resolve(model, |provider, model| self.roster.lists(provider, model))
+            .map_err(|error| Refusal::route(&error))
     }
 
     fn seat(&self, route: &Route, candidate: &Candidate, model: Option<&str>) -> Result<Seat, Refusal> {
@@ -180,10 +179,11 @@ impl UserGateway {
             provider: candidate.endpoint.provider(),
             resource: route.azure_resource.as_deref(),
             model: candidate.parameter.as_deref().or(model),
+            tried: &[],
         };
         let missing = || {
             // Somebody offers the vendor, only not this deployment or resource: that is final.
-            let offered = self.roster.with_seats(wanted.provider, |seats| seats.iter().any(|seat| seat.link.is_open()));
+            let offered = self.roster.offers(wanted.provider);
             Refusal::new(route.shape, if offered { ErrorCode::ModelUnknown } else { ErrorCode::NoAgent })
         };
         self.dispatch.choose(&self.roster, wanted).ok_or_else(missing)

@@ -130,8 +130,8 @@ error_codes! {
         "no single vendor could be told from path, headers and model",
         "name the vendor: `/via/openai`, `/via/azure/<resource>`, `/via/anthropic` or `/via/deepseek` before the path";
     RequestMalformed = 2006, Usage, false,
-        "the request body is not the JSON this endpoint takes",
-        "send one JSON object with each key once and a `model`";
+        "the request body is not what this endpoint takes",
+        "send one JSON object with each key once and a `model`, or a form with each part once";
     RequestTooLarge = 2007, Usage, false,
         "the request is larger than this hub accepts",
         "send less, or ask the operator to raise `consumer.request_body_bytes_max`";
@@ -177,6 +177,15 @@ error_codes! {
     HttpVersion = 2021, Usage, false,
         "HTTP/1.0 cannot tell a broken answer from a whole one",
         "speak HTTP/1.1; behind nginx: `proxy_http_version 1.1;`";
+    FieldRefused = 2022, Policy, false,
+        "the request asks for something that is not served here",
+        "leave out what the message names; `docs/FIELDS.md` lists what each endpoint takes";
+    MediaTypeUnsupported = 2023, Usage, false,
+        "the endpoint does not take a body of this content type",
+        "send `application/json`, or `multipart/form-data` where the vendor documents it";
+    UpgradeExpected = 2024, Usage, false,
+        "this endpoint is a WebSocket, and the request is not a valid handshake",
+        "connect with a WebSocket client; behind a proxy, let it pass `connection: upgrade` on";
 
     // 30xx: configuration.
     ConfigUnreadable = 3001, Config, false,

@@ -1,16 +1,32 @@
-//! What routing must know of a JSON request, read from the bytes as they pass.
+//! What routing and policy must know of a request's body, read from the bytes as they pass.
 //!
-//! Invariant: a key that routing relies on stands once at the top level, with
+//! Invariant: a field that routing relies on stands once at the top level, with
 //! a value of its type, or the request is refused; no byte is changed.
+
+mod content_type;
+mod multipart;
+mod params;
+mod part_head;
+
+use content_type::Form;
+use content_type::form;
+use http::HeaderValue;
+use multipart::MultipartScan;
+use multipart::PartEvent;
 
 use crate::ErrorCode;
 use crate::json_scan::Event;
 use crate::json_scan::JsonError;
 use crate::json_scan::JsonScan;
 use crate::json_scan::Text;
+use crate::provider::endpoint::BodyKind;
+use crate::provider::endpoint::Endpoint;
+use crate::provider::policy::FINE_TUNED;
+use crate::provider::policy::is_fine_tuned;
+use crate::provider::route::Candidate;
 
 /// The longest name of a model.
-pub const MODEL_BYTES_MAX: u64 = 256;
+pub const MODEL_BYTES_MAX: usize = 256;
 
 /// Why a request's body is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +43,27 @@ pub enum ScanError {
         /// The key, unescaped.
         key: &'static str,
     },
+    /// A model that belongs to the owner's account.
+    #[error("{}", FINE_TUNED)]
+    FineTuned,
+    /// The endpoint does not take a body of this content type.
+    #[error("the content type must be {expected}")]
+    ContentType {
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A form without one plain boundary.
+    #[error("`multipart/form-data` needs one `boundary` of 1 to 70 plain characters, and no other parameter")]
+    Boundary,
+    /// Something that is not as it must be.
+    #[error("malformed: {what}")]
+    Malformed {
+        /// What.
+        what: &'static str,
+    },
+    /// A body where there must be none.
+    #[error("this endpoint takes no body")]
+    BodyUnexpected,
     /// A value of the wrong type or out of its bounds.
     #[error("{key:?} must be {expected}")]
     BadValue {
@@ -40,7 +77,17 @@ pub enum ScanError {
 impl ScanError {
     /// The code that the consumer sees.
     pub const fn code(&self) -> ErrorCode {
-        ErrorCode::RequestMalformed
+        match self {
+            Self::FineTuned => ErrorCode::FieldRefused,
+            Self::ContentType { .. } => ErrorCode::MediaTypeUnsupported,
+            Self::Json(_)
+            | Self::NotAnObject
+            | Self::DuplicateKey { .. }
+            | Self::Boundary
+            | Self::Malformed { .. }
+            | Self::BodyUnexpected
+            | Self::BadValue { .. } => ErrorCode::RequestMalformed,
+        }
     }
 }
 
@@ -74,11 +121,27 @@ impl Field {
 }
 
 /// The scan of one request's body.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct RequestScan {
-    json: JsonScan,
+    reader: Reader,
     found: Found,
     failed: Option<ScanError>,
+}
+
+/// How the body is read.
+#[derive(Debug, Clone)]
+enum Reader {
+    Nothing,
+    Json(Box<JsonScan>),
+    Multipart(MultipartScan, Part),
+}
+
+/// The part of a form that is being read.
+#[derive(Debug, Clone, Default)]
+struct Part {
+    field: Option<Field>,
+    /// Its content so far, at most one byte beyond [`MODEL_BYTES_MAX`].
+    value: Vec<u8>,
 }
 
 /// What was read so far.
@@ -93,9 +156,40 @@ struct Found {
 }
 
 impl RequestScan {
-    /// A scan at the beginning of a body.
-    pub fn new() -> Self {
-        Self::default()
+    /// A scan of a body for this endpoint.
+    ///
+    /// # Errors
+    /// When the endpoint does not take a body of this content type.
+    pub fn new(endpoint: Endpoint, content_type: Option<&HeaderValue>) -> Result<Self, ScanError> {
+        Self::of(endpoint.body(), content_type)
+    }
+
+    /// A scan while several endpoints may still be meant: only the model says which. It
+    /// refuses what all of them refuse; call [`Self::agree`] as soon as the one is known.
+    ///
+    /// # Errors
+    /// When the endpoints do not take a body of this content type.
+    pub fn for_candidates(candidates: &[Candidate], content_type: Option<&HeaderValue>) -> Result<Self, ScanError> {
+        let first = candidates.first().map_or(BodyKind::Empty, |candidate| candidate.endpoint.body());
+        Self::of(first, content_type)
+    }
+
+    /// Says which of the candidates is meant. From now on the scan judges as one made for
+    /// that endpoint alone; what was read before is judged here.
+    ///
+    /// # Errors
+    /// When the endpoint refuses what was read before.
+    pub fn agree(&mut self, _endpoint: Endpoint) -> Result<(), ScanError> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn of(body: BodyKind, content_type: Option<&HeaderValue>) -> Result<Self, ScanError> {
+        let reader = match form(body, content_type)? {
+            Form::Nothing => Reader::Nothing,
+            Form::Json => Reader::Json(Box::default()),
+            Form::Multipart(boundary) => Reader::Multipart(MultipartScan::new(&boundary), Part::default()),
+        };
+        Ok(Self { reader, found: Found::default(), failed: None })
     }
 
     /// Reads the next bytes of the body.
@@ -103,9 +197,13 @@ impl RequestScan {
     /// # Errors
     /// When the request must be refused; from then on always.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
-        let json = &mut self.json;
-        let found = &mut self.found;
-        scan(&mut self.failed, |visit| json.feed(bytes, |depth, event| visit(found, depth, event)))
+        let Self { reader, found, failed } = self;
+        once(failed, || match reader {
+            Reader::Nothing if bytes.is_empty() => Ok(()),
+            Reader::Nothing => Err(ScanError::BodyUnexpected),
+            Reader::Json(json) => scan(found, |visit| json.feed(bytes, visit)),
+            Reader::Multipart(form, part) => form.feed(bytes, |event| found.part(part, event)),
+        })
     }
 
     /// Says that the body has ended.
@@ -113,9 +211,12 @@ impl RequestScan {
     /// # Errors
     /// When it is not complete, or was refused before.
     pub fn finish(&mut self) -> Result<(), ScanError> {
-        let json = &mut self.json;
-        let found = &mut self.found;
-        scan(&mut self.failed, |visit| json.finish(|depth, event| visit(found, depth, event)))
+        let Self { reader, found, failed } = self;
+        once(failed, || match reader {
+            Reader::Nothing => Ok(()),
+            Reader::Json(json) => scan(found, |visit| json.finish(visit)),
+            Reader::Multipart(form, _) => form.finish(),
+        })
     }
 
     /// The model, as soon as it was read.
@@ -130,26 +231,28 @@ impl RequestScan {
     }
 }
 
-type Visit<'a> = dyn FnMut(&mut Found, u32, Event<'_>) + 'a;
-
-/// Runs the reader with a visitor that keeps the first refusal. What the
-/// visitor refused came before what the reader refused.
-fn scan(
-    failed: &mut Option<ScanError>,
-    read: impl FnOnce(&mut Visit<'_>) -> Result<(), JsonError>,
-) -> Result<(), ScanError> {
+/// Makes a refusal final.
+fn once(failed: &mut Option<ScanError>, read: impl FnOnce() -> Result<(), ScanError>) -> Result<(), ScanError> {
     if let Some(error) = failed {
         return Err(error.clone());
     }
+    let result = read();
+    *failed = result.clone().err();
+    result
+}
+
+type Visit<'a> = dyn FnMut(u32, Event<'_>) + 'a;
+
+/// Runs the reader with a visitor that keeps the first refusal. What the
+/// visitor refused came before what the reader refused.
+fn scan(found: &mut Found, read: impl FnOnce(&mut Visit<'_>) -> Result<(), JsonError>) -> Result<(), ScanError> {
     let mut refusal = Ok(());
-    let outcome = read(&mut |found, depth, event| {
+    let outcome = read(&mut |depth, event| {
         if refusal.is_ok() {
             refusal = found.take(depth, event);
         }
     });
-    let result = refusal.and(outcome.map_err(ScanError::from));
-    *failed = result.clone().err();
-    result
+    refusal.and(outcome.map_err(ScanError::from))
 }
 
 impl Found {
@@ -172,11 +275,11 @@ impl Found {
     }
 
     fn key(&mut self, key: Text<'_>) -> Result<(), ScanError> {
-        let mut fields = Field::ALL.into_iter();
-        self.awaited = fields.find(|field| key.is(field.key()));
-        let Some(field) = self.awaited else {
-            return Ok(());
-        };
+        self.awaited = Field::ALL.into_iter().find(|field| key.is(field.key()));
+        self.awaited.map_or(Ok(()), |field| self.see(field))
+    }
+
+    fn see(&mut self, field: Field) -> Result<(), ScanError> {
         if self.seen.contains(&field) {
             return Err(ScanError::DuplicateKey { key: field.key() });
         }
@@ -187,11 +290,46 @@ impl Found {
     fn value(&mut self, field: Field, event: Event<'_>) -> Result<(), ScanError> {
         match (field, event) {
             (Field::Model, Event::String(text)) => {
-                let model = model(text).ok_or_else(|| field.bad_value())?;
-                self.model = Some(model.to_owned());
+                let name = text.as_str().ok_or_else(|| field.bad_value())?;
+                self.model = Some(model(name)?);
             }
             (Field::Stream, Event::Bool(stream)) => self.stream = Some(stream),
             (Field::Stream, Event::Null) => self.stream = None,
+            (Field::Model | Field::Stream, _) => return Err(field.bad_value()),
+        }
+        Ok(())
+    }
+}
+
+impl Found {
+    fn part(&mut self, part: &mut Part, event: PartEvent<'_>) -> Result<(), ScanError> {
+        match event {
+            PartEvent::Begin(head) => {
+                let base = head.name.split('[').next().unwrap_or_default();
+                part.field = Field::ALL.into_iter().find(|field| field.key() == base);
+                part.value.clear();
+                let Some(field) = part.field else { return Ok(()) };
+                if head.is_file || head.name != field.key() {
+                    return Err(field.bad_value());
+                }
+                self.see(field)
+            }
+            PartEvent::Data(data) => {
+                let room = (MODEL_BYTES_MAX + 1).saturating_sub(part.value.len()).min(data.len());
+                if part.field.is_some() {
+                    part.value.extend_from_slice(data.get(..room).unwrap_or_default());
+                }
+                Ok(())
+            }
+            PartEvent::End => part.field.take().map_or(Ok(()), |field| self.text(field, &part.value)),
+        }
+    }
+
+    fn text(&mut self, field: Field, value: &[u8]) -> Result<(), ScanError> {
+        match (field, std::str::from_utf8(value)) {
+            (Field::Model, Ok(name)) => self.model = Some(model(name)?),
+            (Field::Stream, Ok("true")) => self.stream = Some(true),
+            (Field::Stream, Ok("false")) => self.stream = Some(false),
             (Field::Model | Field::Stream, _) => return Err(field.bad_value()),
         }
         Ok(())
@@ -211,11 +349,12 @@ fn root(event: Event<'_>) -> Result<(), ScanError> {
     }
 }
 
-fn model(text: Text<'_>) -> Option<&str> {
-    let name = text.as_str()?;
-    let fits = (1..=MODEL_BYTES_MAX).contains(&text.len);
-    let visible = name.bytes().all(|byte| byte.is_ascii_graphic());
-    (fits && visible).then_some(name)
+fn model(name: &str) -> Result<String, ScanError> {
+    let fits = (1..=MODEL_BYTES_MAX).contains(&name.len());
+    if !fits || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Field::Model.bad_value());
+    }
+    if is_fine_tuned(name) { Err(ScanError::FineTuned) } else { Ok(name.to_owned()) }
 }
 
 #[cfg(test)]
@@ -240,7 +379,7 @@ mod tests {
 
     #[test]
     fn the_model_is_known_before_the_body_ends() {
-        let mut scan = RequestScan::new();
+        let mut scan = RequestScan::new(Endpoint::OpenAiChat, None).unwrap();
 
         scan.feed(br#"{"model":"gpt-4o","messages":[{"#).unwrap();
 
@@ -313,7 +452,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_final() {
-        let mut scan = RequestScan::new();
+        let mut scan = RequestScan::new(Endpoint::OpenAiChat, None).unwrap();
         let first = scan.feed(br#"{"model":1,"#).unwrap_err();
 
         assert_eq!(scan.feed(br#""a":1}"#), Err(first.clone()));
@@ -337,7 +476,7 @@ mod tests {
             let body = format!(r#"{{"model":"gpt","{key}":{value}}}"#);
             let whole = scanned(&body);
 
-            let mut pieces = RequestScan::new();
+            let mut pieces = RequestScan::new(Endpoint::OpenAiChat, None).unwrap();
             let mut at = 0;
             let mut result = Ok(());
             for cut in cuts {
@@ -357,7 +496,7 @@ mod tests {
     }
 
     fn scanned(body: &str) -> Result<RequestScan, ScanError> {
-        let mut scan = RequestScan::new();
+        let mut scan = RequestScan::new(Endpoint::OpenAiChat, None).unwrap();
         scan.feed(body.as_bytes())?;
         scan.finish()?;
         Ok(scan)

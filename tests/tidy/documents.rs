@@ -13,9 +13,11 @@ use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::FrameKind;
 use keyhaven_protocol::provider::endpoint::Endpoint;
 use keyhaven_protocol::provider::headers::AuthForm;
+use keyhaven_protocol::provider::headers::HANDSHAKE_PASSED;
 use keyhaven_protocol::provider::headers::REQUEST_DROPPED;
 use keyhaven_protocol::provider::headers::RESPONSE_DROPPED;
 use keyhaven_protocol::provider::headers::Rule;
+use keyhaven_protocol::provider::headers::SUBPROTOCOLS_DROPPED;
 use keyhaven_protocol::provider::native_error::status_of;
 
 use super::generated::check;
@@ -49,6 +51,8 @@ fn the_error_table_is_the_one_in_the_code() {
 fn the_header_lists_are_the_ones_in_the_code() {
     let mut findings = Vec::new();
     check("docs/HEADERS.md", "request-dropped", &header_table(REQUEST_DROPPED), &mut findings);
+    check("docs/HEADERS.md", "handshake-passed", &header_table(HANDSHAKE_PASSED), &mut findings);
+    check("docs/HEADERS.md", "subprotocols-dropped", &header_table(SUBPROTOCOLS_DROPPED), &mut findings);
     check("docs/HEADERS.md", "response-dropped", &header_table(RESPONSE_DROPPED), &mut findings);
     let added = "keyhaven-call-id";
     let in_code = sources().iter().any(|source| {

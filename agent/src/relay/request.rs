@@ -13,6 +13,7 @@ use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::BodyLength;
 use keyhaven_protocol::frame::OpenHead;
+use keyhaven_protocol::provider::endpoint::BodyKind;
 use keyhaven_protocol::provider::endpoint::Endpoint;
 use keyhaven_protocol::provider::endpoint::is_allowed_query;
 use keyhaven_protocol::provider::headers::request_to_vendor;
@@ -31,6 +32,9 @@ pub(super) fn build(
 ) -> Result<(Request<CallBody>, Progress), Abort> {
     let endpoint = Endpoint::from_number(open.endpoint).filter(|endpoint| !endpoint.served_by_hub());
     let endpoint = endpoint.ok_or_else(|| not_allowed("the endpoint is not on the allow-list"))?;
+    if endpoint.body() == BodyKind::WebSocket {
+        return Err(not_allowed("realtime is not served by this agent"));
+    }
     let key = vault.key_info(open.vendor_key).filter(|key| key.provider == endpoint.provider());
     let key = key.ok_or_else(|| Abort::new(AbortReason::OfferUnknown))?;
     if open.body == BodyLength::Upgrade {
@@ -46,7 +50,7 @@ pub(super) fn build(
     *request.method_mut() = endpoint.method();
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_11;
-    *request.headers_mut() = request_to_vendor(&open.headers);
+    *request.headers_mut() = request_to_vendor(endpoint, &open.headers);
     request.headers_mut().insert(name, value);
     if let BodyLength::Known(length) = open.body {
         request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));

@@ -29,14 +29,17 @@ use keyhaven_protocol::frame::BodyLength;
 use keyhaven_protocol::frame::OpenHead;
 use keyhaven_protocol::frame::ResponseHead;
 use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::provider::endpoint::BodyKind;
 use keyhaven_protocol::provider::endpoint::is_allowed_query;
 use keyhaven_protocol::provider::headers::credential;
 use keyhaven_protocol::provider::headers::request_to_tunnel;
 use keyhaven_protocol::provider::headers::response_to_consumer;
 use keyhaven_protocol::provider::native_error::ErrorShape;
+use keyhaven_protocol::provider::policy::check_head;
 use keyhaven_protocol::provider::route::Candidate;
 use keyhaven_protocol::provider::route::Route;
 use keyhaven_protocol::provider::route::route;
+use keyhaven_protocol::request_scan::RequestScan;
 use uuid::Uuid;
 
 use super::CallSummary;
@@ -114,11 +117,21 @@ impl UserGateway {
         }
         let body = body_length(&head.headers, self.config.consumer.request_body_bytes_max);
         let body = body.map_err(|code| Refusal::new(shape, code).closing())?;
-        let held = self.hold(incoming, shape).await?;
+        let is_handshake = |candidate: &Candidate| candidate.endpoint.body() == BodyKind::WebSocket;
+        if route.candidates.iter().any(is_handshake) {
+            let why = "realtime is not served here yet".to_owned();
+            return Err(Refusal::with_message(shape, ErrorCode::EndpointUnknown, why));
+        }
+        let scan = RequestScan::for_candidates(&route.candidates, head.headers.get(header::CONTENT_TYPE));
+        let scan = scan.map_err(|error| Refusal::scan(shape, &error).closing())?;
+        let mut held = self.hold(incoming, scan, shape).await?;
         let model = held.scan().model().map(str::to_owned);
         record.summary.model.clone_from(&model);
         record.summary.request_bytes = held.bytes();
         let candidate = self.resolve(&route, model.as_deref())?;
+        check_head(candidate.endpoint, head.uri.query(), &head.headers)
+            .map_err(|error| Refusal::with_message(shape, error.code(), error.to_string()))?;
+        held.agree(candidate.endpoint).map_err(|error| error.refusal(shape))?;
         record.summary.provider = Some(candidate.endpoint.provider());
         let seat = self.seat(&route, &candidate, model.as_deref())?;
         let open = OpenHead {
@@ -128,7 +141,7 @@ impl UserGateway {
             parameter: candidate.parameter,
             query: head.uri.query().map(str::to_owned),
             body,
-            headers: request_to_tunnel(&head.headers),
+            headers: request_to_tunnel(candidate.endpoint, &head.headers),
         };
         let stream = seat.link.handle.open(&open).map_err(|error| open_refusal(shape, &error))?;
         record.summary.agent = Some(seat.link.agent);
@@ -155,9 +168,9 @@ impl UserGateway {
     }
 
     /// Reads until the scan has seen the model or the body ends.
-    async fn hold(&self, incoming: Incoming, shape: ErrorShape) -> Result<Held, Refusal> {
+    async fn hold(&self, incoming: Incoming, scan: RequestScan, shape: ErrorShape) -> Result<Held, Refusal> {
         let consumer = &self.config.consumer;
-        let body = RequestBody::new(incoming, consumer.request_body_bytes_max, consumer.request_idle_timeout());
+        let body = RequestBody::new(incoming, scan, consumer.request_body_bytes_max, consumer.request_idle_timeout());
         Held::read(body, self.held.share()).await.map_err(|error| match error {
             HoldError::Full => Refusal::new(shape, ErrorCode::HubBusy).closing(),
             HoldError::Request(error) => error.refusal(shape),

@@ -54,8 +54,8 @@ impl Refusal {
     }
 
     pub(super) fn scan(shape: ErrorShape, error: &ScanError) -> Self {
-        let message = format!("{}: {error}", ErrorCode::RequestMalformed.cause());
-        Self::with_message(shape, ErrorCode::RequestMalformed, message)
+        let code = error.code();
+        Self::with_message(shape, code, format!("{}: {error}", code.cause()))
     }
 
     /// What the consumer is told of an abort that came instead of the vendor's head.

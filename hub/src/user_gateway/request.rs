@@ -22,6 +22,7 @@ use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
+use keyhaven_protocol::provider::endpoint::Endpoint;
 use keyhaven_protocol::provider::native_error::ErrorShape;
 use keyhaven_protocol::request_scan::RequestScan;
 use keyhaven_protocol::request_scan::ScanError;
@@ -105,8 +106,8 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, bytes_max: u64, idle: Duration) -> Self {
-        Self { incoming, scan: RequestScan::new(), bytes: 0, bytes_max, idle, timer: None }
+    pub(super) fn new(incoming: Incoming, scan: RequestScan, bytes_max: u64, idle: Duration) -> Self {
+        Self { incoming, scan, bytes: 0, bytes_max, idle, timer: None }
     }
 
     /// What the scan has seen so far.
@@ -204,6 +205,11 @@ impl Held {
     /// What the scan has seen.
     pub(super) fn scan(&self) -> &RequestScan {
         self.body.scan()
+    }
+
+    /// Holds the body to the one endpoint that is meant.
+    pub(super) fn agree(&mut self, endpoint: Endpoint) -> Result<(), RequestError> {
+        Ok(self.body.scan.agree(endpoint)?)
     }
 
     /// Bytes read so far.

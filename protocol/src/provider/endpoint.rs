@@ -21,6 +21,12 @@ pub enum BodyKind {
     Empty,
     /// One JSON object.
     Json,
+    /// A form in parts, `multipart/form-data`.
+    Multipart,
+    /// Either of the two; the content type says which.
+    JsonOrMultipart,
+    /// The connection becomes a WebSocket.
+    WebSocket,
 }
 
 /// Who answers the consumer.
@@ -112,6 +118,60 @@ endpoints! {
         call: GET "/v1/models/{model}", body: Empty,
         base: "/v1", also: ["/models/{model}"],
     }
+    /// OpenAI completions, the old form.
+    OpenAiCompletions = 104 {
+        provider: OpenAi, auth: Bearer, errors: OpenAi, answer: Vendor,
+        call: POST "/v1/completions", body: Json,
+        base: "/v1", also: ["/completions"],
+    }
+    /// OpenAI responses.
+    OpenAiResponses = 105 {
+        provider: OpenAi, auth: Bearer, errors: OpenAi, answer: Vendor,
+        call: POST "/v1/responses", body: Json,
+        base: "/v1", also: ["/responses"],
+    }
+    /// OpenAI embeddings.
+    OpenAiEmbeddings = 106 {
+        provider: OpenAi, auth: Bearer, errors: OpenAi, answer: Vendor,
+        call: POST "/v1/embeddings", body: Json,
+        base: "/v1", also: ["/embeddings"],
+    }
+    /// OpenAI images from text.
+    OpenAiImages = 107 {
+        provider: OpenAi, auth: Bearer, errors: OpenAi, answer: Vendor,
+        call: POST "/v1/images/generations", body: Json,
+        base: "/v1", also: ["/images/generations"],
+    }
+    /// OpenAI images from images.
+    OpenAiImageEdits = 108 {
+        provider: OpenAi, auth: Bearer, errors: OpenAi, answer: Vendor,
+        call: POST "/v1/images/edits", body: JsonOrMultipart,
+        base: "/v1", also: ["/images/edits"],
+    }
+    /// OpenAI speech from text.
+    OpenAiSpeech = 109 {
+        provider: OpenAi, auth: Bearer, errors: OpenAi, answer: Vendor,
+        call: POST "/v1/audio/speech", body: Json,
+        base: "/v1", also: ["/audio/speech"],
+    }
+    /// OpenAI text from speech.
+    OpenAiTranscriptions = 110 {
+        provider: OpenAi, auth: Bearer, errors: OpenAi, answer: Vendor,
+        call: POST "/v1/audio/transcriptions", body: Multipart,
+        base: "/v1", also: ["/audio/transcriptions"],
+    }
+    /// OpenAI English text from speech.
+    OpenAiTranslations = 111 {
+        provider: OpenAi, auth: Bearer, errors: OpenAi, answer: Vendor,
+        call: POST "/v1/audio/translations", body: Multipart,
+        base: "/v1", also: ["/audio/translations"],
+    }
+    /// OpenAI realtime; the model is in the query.
+    OpenAiRealtime = 112 {
+        provider: OpenAi, auth: Bearer, errors: OpenAi, answer: Vendor,
+        call: GET "/v1/realtime", body: WebSocket,
+        base: "/v1", also: ["/realtime"],
+    }
     /// Azure chat completions of one deployment, with `api-version`.
     AzureDeploymentChat = 201 {
         provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
@@ -130,6 +190,114 @@ endpoints! {
         call: GET "/openai/v1/models", body: Empty,
         base: "/openai/v1", also: ["/v1/models", "/models"],
     }
+    /// Azure completions, by deployment.
+    AzureDeploymentCompletions = 204 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/deployments/{deployment}/completions", body: Json,
+        base: "", also: [],
+    }
+    /// Azure embeddings, by deployment.
+    AzureDeploymentEmbeddings = 205 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/deployments/{deployment}/embeddings", body: Json,
+        base: "", also: [],
+    }
+    /// Azure images from text, by deployment.
+    AzureDeploymentImages = 206 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/deployments/{deployment}/images/generations", body: Json,
+        base: "", also: [],
+    }
+    /// Azure images from images, by deployment.
+    AzureDeploymentImageEdits = 207 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/deployments/{deployment}/images/edits", body: JsonOrMultipart,
+        base: "", also: [],
+    }
+    /// Azure speech from text, by deployment.
+    AzureDeploymentSpeech = 208 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/deployments/{deployment}/audio/speech", body: Json,
+        base: "", also: [],
+    }
+    /// Azure text from speech, by deployment.
+    AzureDeploymentTranscriptions = 209 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/deployments/{deployment}/audio/transcriptions", body: Multipart,
+        base: "", also: [],
+    }
+    /// Azure English text from speech, by deployment.
+    AzureDeploymentTranslations = 210 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/deployments/{deployment}/audio/translations", body: Multipart,
+        base: "", also: [],
+    }
+    /// Azure responses, with `api-version`.
+    AzurePreviewResponses = 211 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/responses", body: Json,
+        base: "", also: [],
+    }
+    /// Azure realtime, with `api-version`; the deployment is in the query.
+    AzurePreviewRealtime = 212 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: GET "/openai/realtime", body: WebSocket,
+        base: "", also: [],
+    }
+    /// Azure completions, v1 API.
+    AzureCompletions = 213 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/v1/completions", body: Json,
+        base: "/openai/v1", also: ["/v1/completions", "/completions"],
+    }
+    /// Azure responses, v1 API.
+    AzureResponses = 214 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/v1/responses", body: Json,
+        base: "/openai/v1", also: ["/v1/responses", "/responses"],
+    }
+    /// Azure embeddings, v1 API.
+    AzureEmbeddings = 215 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/v1/embeddings", body: Json,
+        base: "/openai/v1", also: ["/v1/embeddings", "/embeddings"],
+    }
+    /// Azure images from text, v1 API.
+    AzureImages = 216 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/v1/images/generations", body: Json,
+        base: "/openai/v1", also: ["/v1/images/generations", "/images/generations"],
+    }
+    /// Azure images from images, v1 API.
+    AzureImageEdits = 217 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/v1/images/edits", body: JsonOrMultipart,
+        base: "/openai/v1", also: ["/v1/images/edits", "/images/edits"],
+    }
+    /// Azure speech from text, v1 API.
+    AzureSpeech = 218 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/v1/audio/speech", body: Json,
+        base: "/openai/v1", also: ["/v1/audio/speech", "/audio/speech"],
+    }
+    /// Azure text from speech, v1 API.
+    AzureTranscriptions = 219 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/v1/audio/transcriptions", body: Multipart,
+        base: "/openai/v1", also: ["/v1/audio/transcriptions", "/audio/transcriptions"],
+    }
+    /// Azure English text from speech, v1 API.
+    AzureTranslations = 220 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: POST "/openai/v1/audio/translations", body: Multipart,
+        base: "/openai/v1", also: ["/v1/audio/translations", "/audio/translations"],
+    }
+    /// Azure realtime, v1 API; the deployment is the query's `model`.
+    AzureRealtime = 221 {
+        provider: Azure, auth: ApiKey, errors: Azure, answer: Vendor,
+        call: GET "/openai/v1/realtime", body: WebSocket,
+        base: "/openai/v1", also: ["/v1/realtime", "/realtime"],
+    }
     /// Anthropic messages.
     AnthropicMessages = 301 {
         provider: Anthropic, auth: XApiKey, errors: Anthropic, answer: Vendor,
@@ -147,6 +315,12 @@ endpoints! {
         provider: Anthropic, auth: XApiKey, errors: Anthropic, answer: Hub,
         call: GET "/v1/models/{model}", body: Empty,
         base: "", also: ["/models/{model}", "/v1/v1/models/{model}"],
+    }
+    /// How many tokens messages would have.
+    AnthropicCountTokens = 304 {
+        provider: Anthropic, auth: XApiKey, errors: Anthropic, answer: Vendor,
+        call: POST "/v1/messages/count_tokens", body: Json,
+        base: "", also: ["/messages/count_tokens", "/v1/v1/messages/count_tokens"],
     }
     /// DeepSeek chat completions, the OpenAI form.
     DeepSeekChat = 401 {
@@ -171,6 +345,18 @@ endpoints! {
         provider: DeepSeek, auth: Bearer, errors: DeepSeek, answer: Hub,
         call: GET "/models/{model}", body: Empty,
         base: "", also: ["/v1/models/{model}"],
+    }
+    /// DeepSeek chat completions with features under test.
+    DeepSeekBetaChat = 405 {
+        provider: DeepSeek, auth: Bearer, errors: DeepSeek, answer: Vendor,
+        call: POST "/beta/chat/completions", body: Json,
+        base: "/beta", also: [],
+    }
+    /// DeepSeek completions, fill in the middle.
+    DeepSeekBetaCompletions = 406 {
+        provider: DeepSeek, auth: Bearer, errors: DeepSeek, answer: Vendor,
+        call: POST "/beta/completions", body: Json,
+        base: "/beta", also: [],
     }
 }
 
@@ -296,7 +482,8 @@ mod tests {
     fn the_wire_numbers_are_frozen() {
         let numbers: Vec<u16> = Endpoint::ALL.iter().map(|row| row.number()).collect();
 
-        assert_eq!(numbers, [101, 102, 103, 201, 202, 203, 301, 302, 303, 401, 402, 403, 404]);
+        let frozen = (101..=112).chain(201..=221).chain(301..=304).chain(401..=406);
+        assert_eq!(numbers, frozen.collect::<Vec<u16>>());
     }
 
     #[test]

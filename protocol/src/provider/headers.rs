@@ -3,6 +3,7 @@
 //! Invariant: a filtered map is built anew from the lists below; what they do
 //! not name passes untouched, duplicates and their order included.
 
+use super::endpoint::BodyKind;
 use super::endpoint::Endpoint;
 use crate::ErrorCode;
 use http::HeaderMap;
@@ -12,6 +13,7 @@ use http::header::ACCEPT_ENCODING;
 use http::header::AUTHORIZATION;
 use http::header::CONNECTION;
 use http::header::InvalidHeaderValue;
+use http::header::SEC_WEBSOCKET_PROTOCOL;
 use std::collections::HashSet;
 
 /// One line of a published header policy.
@@ -92,10 +94,32 @@ pub const REQUEST_DROPPED: &[Rule] = &[
     rule("keyhaven-*", OURS),
 ];
 
+const HANDSHAKE: &str = "is the consumer's own half of the handshake, which the vendor answers";
+
+/// What of [`REQUEST_DROPPED`] passes after all on an endpoint that is a WebSocket.
+/// `sec-websocket-extensions` never does: a compressed stream cannot be metered.
+pub const HANDSHAKE_PASSED: &[Rule] = &[
+    rule("sec-websocket-key", HANDSHAKE),
+    rule("sec-websocket-version", HANDSHAKE),
+    rule("sec-websocket-protocol", HANDSHAKE),
+];
+
+/// The subprotocol in which a browser sends its key.
+const KEY_SUBPROTOCOL: &str = "openai-insecure-api-key.";
+
+/// Elements that are taken out of `sec-websocket-protocol`.
+pub const SUBPROTOCOLS_DROPPED: &[Rule] = &[
+    rule("openai-insecure-api-key.*", CREDENTIAL),
+    rule("openai-organization.*", ACCOUNT),
+    rule("openai-project.*", ACCOUNT),
+];
+
 const OWNER: &str = "names the owner's account at the vendor";
 const REGION: &str = "names the vendor's region, deployment or request inside the owner's account";
 const NETWORK: &str = "names the place in the vendor's network that the owner's machine reached";
 const VENDOR_HOST: &str = "speaks for the vendor's host; at the hub it would speak for the hub's";
+
+const EXTENSION: &str = "was not offered, because a compressed stream cannot be metered";
 
 /// What is dropped from a response. Headers named by `connection` are dropped
 /// too. `content-length` passes: it states the vendor's framing, which the hub
@@ -122,6 +146,7 @@ pub const RESPONSE_DROPPED: &[Rule] = &[
     rule("nel", VENDOR_HOST),
     rule("report-to", VENDOR_HOST),
     rule("reporting-endpoints", VENDOR_HOST),
+    rule("sec-websocket-extensions", EXTENSION),
     rule("keyhaven-*", OURS),
 ];
 
@@ -187,7 +212,8 @@ pub fn auth_header(endpoint: Endpoint) -> AuthForm {
     endpoint.auth()
 }
 
-/// The consumer's key, in whichever form it came.
+/// The consumer's key, in whichever form it came. Browsers cannot set headers on a
+/// WebSocket, so OpenAI's SDK puts the key into the list of subprotocols there.
 ///
 /// # Errors
 /// When there is none, when it cannot be a key, or when two differ.
@@ -195,9 +221,11 @@ pub fn credential(headers: &HeaderMap) -> Result<&str, CredentialError> {
     let bearer = headers.get_all(AUTHORIZATION).into_iter().map(bearer_key);
     let named = headers.get_all(X_API_KEY).into_iter();
     let named = named.chain(headers.get_all(API_KEY)).map(plain_key);
+    let offered = element_of(headers, &SEC_WEBSOCKET_PROTOCOL);
+    let offered = offered.filter_map(|name| name.strip_prefix(KEY_SUBPROTOCOL)).map(checked_key);
 
     let mut found = None;
-    for key in bearer.chain(named) {
+    for key in bearer.chain(named).chain(offered) {
         match (found, key?) {
             (_, "") => {}
             (None, key) => found = Some(key),
@@ -209,24 +237,29 @@ pub fn credential(headers: &HeaderMap) -> Result<&str, CredentialError> {
 }
 
 /// The request's headers as they travel from hub to agent.
-pub fn request_to_tunnel(headers: &HeaderMap) -> HeaderMap {
-    filtered_request(headers)
+pub fn request_to_tunnel(endpoint: Endpoint, headers: &HeaderMap) -> HeaderMap {
+    filtered_request(endpoint, headers)
 }
 
 /// The request's headers as the agent sends them to the vendor, before it adds
 /// `host`, framing and its own key: the same lists again, because the agent
 /// relies on nobody else for what reaches the vendor in its owner's name.
-pub fn request_to_vendor(headers: &HeaderMap) -> HeaderMap {
-    filtered_request(headers)
+pub fn request_to_vendor(endpoint: Endpoint, headers: &HeaderMap) -> HeaderMap {
+    filtered_request(endpoint, headers)
 }
 
 /// The vendor's headers as they go to the consumer.
 pub fn response_to_consumer(headers: &HeaderMap) -> HeaderMap {
-    filtered(headers, RESPONSE_DROPPED)
+    filtered(headers, RESPONSE_DROPPED, &[])
 }
 
-fn filtered_request(headers: &HeaderMap) -> HeaderMap {
-    let mut kept = filtered(headers, REQUEST_DROPPED);
+fn filtered_request(endpoint: Endpoint, headers: &HeaderMap) -> HeaderMap {
+    let is_handshake = endpoint.body() == BodyKind::WebSocket;
+    let passed = if is_handshake { HANDSHAKE_PASSED } else { &[] };
+    let mut kept = filtered(headers, REQUEST_DROPPED, passed);
+    if is_handshake {
+        keep_plain_subprotocols(&mut kept);
+    }
     if kept.contains_key(ACCEPT_ENCODING) {
         let mut narrowed = narrowed_codings(headers).into_iter();
         // `insert` replaces every value of the name, `append` adds to it.
@@ -242,16 +275,34 @@ fn filtered_request(headers: &HeaderMap) -> HeaderMap {
 
 /// A new map of what no rule drops. It cannot outgrow the map it comes from,
 /// so `append` cannot reach the limit at which it would panic.
-fn filtered(headers: &HeaderMap, dropped: &[Rule]) -> HeaderMap {
+fn filtered(headers: &HeaderMap, dropped: &[Rule], passed: &[Rule]) -> HeaderMap {
     let of_connection = names_of_connection(headers);
     let mut kept = HeaderMap::new();
     for (name, value) in headers {
-        let listed = dropped.iter().any(|rule| covers(rule.name, name.as_str()));
+        let on = |rules: &[Rule]| rules.iter().any(|rule| covers(rule.name, name.as_str()));
+        let listed = on(dropped) && !on(passed);
         if !listed && !of_connection.contains(name.as_str()) {
             kept.append(name.clone(), value.clone());
         }
     }
     kept
+}
+
+/// Takes the subprotocols that carry a credential or pick an account out of the list.
+fn keep_plain_subprotocols(headers: &mut HeaderMap) {
+    let carries = |name: &&str| SUBPROTOCOLS_DROPPED.iter().any(|rule| covers(rule.name, &name.to_ascii_lowercase()));
+    let plain: Vec<&str> = element_of(headers, &SEC_WEBSOCKET_PROTOCOL).filter(|name| !carries(name)).collect();
+    let line = HeaderValue::from_str(&plain.join(", ")).ok().filter(|_| !plain.is_empty());
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    if let Some(line) = line {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, line);
+    }
+}
+
+/// The elements of a header that is a list.
+pub(super) fn element_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|element| !element.is_empty())
 }
 
 fn covers(rule: &str, name: &str) -> bool {
@@ -263,10 +314,7 @@ fn covers(rule: &str, name: &str) -> bool {
 
 /// The headers that `connection` declares to be about this connection only.
 fn names_of_connection(headers: &HeaderMap) -> HashSet<String> {
-    let values = headers.get_all(CONNECTION).into_iter();
-    let texts = values.filter_map(|value| value.to_str().ok());
-    let names = texts.flat_map(|text| text.split(','));
-    names.map(|name| name.trim().to_ascii_lowercase()).collect()
+    element_of(headers, &CONNECTION).map(str::to_ascii_lowercase).collect()
 }
 
 /// What was offered of [`CODINGS`], with its weights; `identity` when nothing
@@ -324,9 +372,11 @@ mod tests {
     use crate::provider::Provider;
     use crate::provider::native_error::ErrorShape;
 
+    const CHAT: Endpoint = Endpoint::OpenAiChat;
+
     #[test]
     fn the_published_lists_are_lower_case_unique_and_give_reasons() {
-        for list in [REQUEST_DROPPED, RESPONSE_DROPPED] {
+        for list in [REQUEST_DROPPED, RESPONSE_DROPPED, HANDSHAKE_PASSED, SUBPROTOCOLS_DROPPED] {
             let mut seen = HashSet::new();
             for rule in list {
                 assert!(seen.insert(rule.name), "{}", rule.name);
@@ -346,7 +396,7 @@ mod tests {
             headers.append(name, HeaderValue::from_static("x"));
         }
 
-        for kept in [request_to_tunnel(&headers), request_to_vendor(&headers)] {
+        for kept in [request_to_tunnel(CHAT, &headers), request_to_vendor(CHAT, &headers)] {
             assert_eq!(kept, map(&[("content-type", "application/json")]));
         }
     }
@@ -386,7 +436,7 @@ mod tests {
             ("anthropic-beta", "b"),
         ]);
 
-        let kept = request_to_tunnel(&headers);
+        let kept = request_to_tunnel(CHAT, &headers);
 
         let betas: Vec<&HeaderValue> = kept.get_all("anthropic-beta").into_iter().collect();
         assert_eq!(betas, ["b", "a", "b"]);
@@ -412,7 +462,7 @@ mod tests {
             ("x-third", "1"),
         ]);
 
-        assert_eq!(request_to_tunnel(&headers), map(&[("x-third", "1")]));
+        assert_eq!(request_to_tunnel(CHAT, &headers), map(&[("x-third", "1")]));
         assert_eq!(response_to_consumer(&headers), map(&[("x-third", "1")]));
     }
 
@@ -431,11 +481,11 @@ mod tests {
         ];
         for (offered, expected) in cases {
             let lines: Vec<_> = offered.iter().map(|line| ("accept-encoding", *line)).collect();
-            let once = request_to_tunnel(&map(&lines));
+            let once = request_to_tunnel(CHAT, &map(&lines));
             let values: Vec<&HeaderValue> = once.get_all(ACCEPT_ENCODING).into_iter().collect();
 
             assert_eq!(values, *expected, "{offered:?}");
-            assert_eq!(request_to_vendor(&once), once, "narrowing twice is once");
+            assert_eq!(request_to_vendor(CHAT, &once), once, "narrowing twice is once");
         }
     }
 
@@ -481,6 +531,38 @@ mod tests {
 
         assert_eq!(credential(&spaced), Err(CredentialError::Malformed));
         assert_eq!(credential(&foreign), Err(CredentialError::Malformed));
+    }
+
+    #[test]
+    fn a_browsers_key_is_found_among_the_subprotocols_and_taken_out() {
+        let headers = map(&[
+            ("sec-websocket-protocol", "realtime, openai-insecure-api-key.kh_sk_1"),
+            ("sec-websocket-protocol", "openai-beta.realtime-v1, OpenAI-Project.p"),
+            ("sec-websocket-key", "k"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-extensions", "permessage-deflate"),
+        ]);
+        let passed = map(&[
+            ("sec-websocket-key", "k"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-protocol", "realtime, openai-beta.realtime-v1"),
+        ]);
+        let only_key = map(&[("sec-websocket-protocol", "openai-insecure-api-key.a")]);
+
+        assert_eq!(credential(&headers), Ok("kh_sk_1"));
+        assert_eq!(request_to_tunnel(Endpoint::OpenAiRealtime, &headers), passed);
+        assert_eq!(request_to_vendor(Endpoint::AzureRealtime, &passed), passed);
+        assert_eq!(request_to_tunnel(CHAT, &headers), HeaderMap::new(), "not on other endpoints");
+        assert_eq!(request_to_tunnel(Endpoint::OpenAiRealtime, &only_key), HeaderMap::new());
+    }
+
+    #[test]
+    fn keys_in_a_header_and_in_a_subprotocol_must_agree() {
+        let with = |key| map(&[("api-key", "a"), ("sec-websocket-protocol", key)]);
+
+        assert_eq!(credential(&with("openai-insecure-api-key.a")), Ok("a"));
+        assert_eq!(credential(&with("openai-insecure-api-key.b")), Err(CredentialError::Conflicting));
+        assert_eq!(credential(&with("openai-insecure-api-key.")), Ok("a"));
     }
 
     #[test]

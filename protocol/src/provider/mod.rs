@@ -6,7 +6,9 @@ pub mod endpoint;
 mod family;
 pub mod headers;
 pub mod native_error;
+pub mod policy;
 pub mod route;
+pub mod websocket;
 
 use serde::Deserialize;
 use serde::Serialize;

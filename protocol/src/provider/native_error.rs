@@ -10,8 +10,10 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::StatusCode;
 use http::header::ALLOW;
+use http::header::CONNECTION;
 use http::header::CONTENT_TYPE;
 use http::header::RETRY_AFTER;
+use http::header::UPGRADE;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -53,6 +55,9 @@ const STATUSES: &[(ErrorCode, StatusCode)] = &[
     (ErrorCode::HubDraining, StatusCode::SERVICE_UNAVAILABLE),
     (ErrorCode::ModelUnknown, StatusCode::NOT_FOUND),
     (ErrorCode::HttpVersion, StatusCode::HTTP_VERSION_NOT_SUPPORTED),
+    (ErrorCode::FieldRefused, StatusCode::BAD_REQUEST),
+    (ErrorCode::MediaTypeUnsupported, StatusCode::UNSUPPORTED_MEDIA_TYPE),
+    (ErrorCode::UpgradeExpected, StatusCode::UPGRADE_REQUIRED),
 ];
 
 #[derive(Serialize)]
@@ -149,6 +154,10 @@ pub fn native_error_headers(
     if !should_retry(code) {
         let name = HeaderName::from_static("x-should-retry");
         headers.insert(name, HeaderValue::from_static("false"));
+    }
+    if code == ErrorCode::UpgradeExpected {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
     if let Some(wait) = retry_after {
         let partly = u64::from(wait.subsec_nanos() > 0);
@@ -322,7 +331,12 @@ mod tests {
         assert_eq!(method["allow"], "POST");
         assert_eq!(method["x-should-retry"], "false");
         assert_eq!(method["request-id"], "id2");
-        assert!(!method.contains_key("retry-after"));
+        assert!(!method.contains_key("retry-after") && !method.contains_key("upgrade"));
+        let upgrade = native_error_headers(ErrorShape::OpenAi, ErrorCode::UpgradeExpected, None, None, None);
+        assert_eq!(
+            (&upgrade["upgrade"], &upgrade["connection"]),
+            (&"websocket".parse().unwrap(), &"upgrade".parse().unwrap())
+        );
     }
 
     fn parsed(shape: ErrorShape, code: ErrorCode, message: &str) -> Value {

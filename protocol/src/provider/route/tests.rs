@@ -41,6 +41,27 @@ fn every_consumer_path_finds_its_vendors() {
         (&Method::POST, "/via/anthropic/v1/v1/messages", NONE, &[E::AnthropicMessages]),
         (&Method::GET, "/via/anthropic/models", NONE, &[E::AnthropicModels]),
         (&Method::POST, "/via/azure/res/v1/chat/completions", NONE, &[E::AzureChat]),
+        (&Method::POST, "/v1/completions", NONE, &[E::OpenAiCompletions, E::AzureCompletions]),
+        (&Method::POST, "/responses", NONE, &[E::OpenAiResponses, E::AzureResponses]),
+        (&Method::POST, "/openai/responses", NONE, &[E::AzurePreviewResponses]),
+        (&Method::POST, "/openai/v1/responses", NONE, &[E::AzureResponses]),
+        (&Method::POST, "/v1/embeddings", &["api-key"], &[E::AzureEmbeddings]),
+        (&Method::POST, "/images/edits", NONE, &[E::OpenAiImageEdits, E::AzureImageEdits]),
+        (&Method::POST, "/v1/images/generations", NONE, &[E::OpenAiImages, E::AzureImages]),
+        (&Method::POST, "/v1/audio/speech", NONE, &[E::OpenAiSpeech, E::AzureSpeech]),
+        (&Method::POST, "/audio/transcriptions", NONE, &[E::OpenAiTranscriptions, E::AzureTranscriptions]),
+        (&Method::POST, "/via/openai/audio/translations", NONE, &[E::OpenAiTranslations]),
+        (&Method::POST, "/openai/deployments/d/audio/speech", NONE, &[E::AzureDeploymentSpeech]),
+        (&Method::POST, "/via/azure/res/openai/deployments/d/images/edits", NONE, &[E::AzureDeploymentImageEdits]),
+        (&Method::GET, "/v1/realtime", NONE, &[E::OpenAiRealtime, E::AzureRealtime]),
+        (&Method::GET, "/realtime", &["api-key"], &[E::AzureRealtime]),
+        (&Method::GET, "/openai/realtime", NONE, &[E::AzurePreviewRealtime]),
+        (&Method::GET, "/openai/v1/realtime", NONE, &[E::AzureRealtime]),
+        (&Method::GET, "/via/azure/res/openai/realtime", NONE, &[E::AzurePreviewRealtime]),
+        (&Method::POST, "/v1/messages/count_tokens", NONE, &[E::AnthropicCountTokens]),
+        (&Method::POST, "/via/anthropic/v1/messages/count_tokens", NONE, &[E::AnthropicCountTokens]),
+        (&Method::POST, "/beta/completions", NONE, &[E::DeepSeekBetaCompletions]),
+        (&Method::POST, "/via/deepseek/beta/chat/completions", NONE, &[E::DeepSeekBetaChat]),
     ];
     for (method, path, names, expected) in cases {
         let found = route(method, path, &headers(names)).unwrap();
@@ -112,7 +133,13 @@ fn path_tricks_are_unknown_paths() {
         "/via/anthropic/v1/chat/completions",
         "/via/azure/openai.azure.com/openai/v1/chat/completions",
         "/via/azure",
-        "/v1/embeddings",
+        "/v1/files",
+        "/v1/batches",
+        "/v1/responses/resp_1",
+        "/v1/messages/batches",
+        "/v1/audio/voices",
+        "/v1/images/variations",
+        "/v1/realtime/client_secrets",
     ] {
         let error = post(path).unwrap_err();
         assert_eq!(error.code(), ErrorCode::EndpointUnknown, "{path}");
@@ -173,7 +200,7 @@ fn a_wrong_base_url_is_told_the_right_one() {
         assert_eq!(hint.as_deref(), Some(expected), "{path}");
     }
     let misspelt = "/via/OpenAI/v1/chat/completions";
-    for path in ["/v1/embeddings", "/", misspelt, &format!("/{}/models", "a/".repeat(200))] {
+    for path in ["/v1/files", "/", misspelt, &format!("/{}/models", "a/".repeat(200))] {
         let RouteError::UnknownPath { hint, .. } = post(path).unwrap_err() else {
             panic!("{path} is not unknown");
         };

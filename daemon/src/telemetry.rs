@@ -1,15 +1,20 @@
-//! Logs: to standard error, for people or for machines.
+//! Logs: to standard error, for people or for machines, written by a thread of their own.
 //!
 //! Invariant: libraries that might print what passes through them stay at
-//! `info`, whatever level is asked for; bodies and keys never reach a log.
+//! `info`, whatever level is asked for; bodies and keys never reach a log; a standard
+//! error that nobody reads delays no call.
 
 use std::io;
+use std::io::Write as _;
 
 use keyhaven_protocol::ErrorCode;
 use serde::Deserialize;
 use serde::Serialize;
 use tracing::Level;
 use tracing::Metadata;
+use tracing_appender::non_blocking::ErrorCounter;
+use tracing_appender::non_blocking::NonBlockingBuilder;
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::Registry;
@@ -58,17 +63,46 @@ impl From<TelemetryError> for Failure {
     }
 }
 
+/// Lines that wait to be written; further ones are counted and dropped.
+const WAITING_LINES_MAX: usize = 16 * 1024;
+
+/// The logs of this process. Dropping it writes what still waits.
+#[must_use = "logs end where this is dropped"]
+pub struct Logs {
+    writer: Option<WorkerGuard>,
+    dropped: ErrorCounter,
+}
+
 /// Sends this process's logs to standard error. Only a `main` calls it, once.
 ///
 /// # Errors
 /// `level` cannot be understood, or logs already go elsewhere.
-pub fn init(level: &str, format: LogFormat) -> Result<(), TelemetryError> {
+pub fn init(level: &str, format: LogFormat) -> Result<Logs, TelemetryError> {
     let filter = parse_level(level)?;
+    // The thread flushes whenever no line waits, so a buffer costs no delay.
+    let (lines, writer) = NonBlockingBuilder::default()
+        .buffered_lines_limit(WAITING_LINES_MAX)
+        .lossy(true)
+        .thread_name("logs")
+        .finish(io::BufWriter::new(io::stderr()));
+    let dropped = lines.error_counter();
 
     tracing_subscriber::registry()
-        .with(layer(filter, format, io::stderr))
+        .with(layer(filter, format, lines))
         .try_init()
-        .map_err(|_| TelemetryError::AlreadySet)
+        .map_err(|_| TelemetryError::AlreadySet)?;
+    Ok(Logs { writer: Some(writer), dropped })
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.writer = None;
+        let dropped = self.dropped.dropped_lines();
+        if dropped > 0 {
+            // Nobody may be reading; then nobody misses it.
+            let _ = writeln!(io::stderr(), "{dropped} lines of log were dropped: standard error took them too slowly");
+        }
+    }
 }
 
 fn layer<W>(filter: EnvFilter, format: LogFormat, writer: W) -> impl Layer<Registry>

@@ -26,6 +26,7 @@ use keyhaven_daemon::config::Origin;
 use keyhaven_daemon::config::Source;
 use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::telemetry;
+use keyhaven_daemon::telemetry::Logs;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::version::SUPPORTED;
 use serde::Serialize;
@@ -150,7 +151,7 @@ fn dispatch(arguments: Arguments, output: Output, egress: Egress) -> anyhow::Res
         | Command::Config(_) => {}
     }
     let context = load(&arguments, output)?;
-    log_to_stderr(&context, &arguments.command)?;
+    let _logs = log_to_stderr(&context, &arguments.command)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match arguments.command {
         Command::Join(given) => runtime.block_on(enrol::join(&context, &given, &egress)),
@@ -181,7 +182,7 @@ fn load(arguments: &Arguments, output: Output) -> Result<Context, Failure> {
 }
 
 /// A command that answers and ends logs only what went wrong, unless a level was asked for.
-fn log_to_stderr(context: &Context, command: &Command) -> Result<(), Failure> {
+fn log_to_stderr(context: &Context, command: &Command) -> Result<Logs, Failure> {
     let serves = matches!(command, Command::Run | Command::Up(_));
     let asked_for =
         context.leaves.iter().any(|leaf| leaf.path == "log.level" && !matches!(leaf.origin, Origin::Default));

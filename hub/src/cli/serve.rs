@@ -18,7 +18,7 @@ use crate::keys::BACKUP_KEY_FILE;
 use crate::keys::HubKeys;
 
 pub(super) fn serve(config: Config) -> anyhow::Result<()> {
-    telemetry::init(&config.log.level, config.log.format).map_err(super::failure)?;
+    let _logs = telemetry::init(&config.log.level, config.log.format).map_err(super::failure)?;
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| Failure::new(ErrorCode::Internal, "a crypto provider is installed already"))?;

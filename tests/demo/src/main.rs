@@ -61,7 +61,7 @@ fn run(arguments: &Arguments, output: Output) -> anyhow::Result<()> {
     let real_key = real_key(arguments, &upstream, output)?;
     let home = Home::open(arguments.data_dir.as_deref())?;
     let settings = HubSettings::load(arguments, &home)?;
-    telemetry::init(&settings.config.log.level, settings.config.log.format).map_err(Failure::from)?;
+    let _logs = telemetry::init(&settings.config.log.level, settings.config.log.format).map_err(Failure::from)?;
     let provider = rustls::crypto::ring::default_provider().install_default();
     provider.map_err(|_| Failure::new(ErrorCode::Internal, "a crypto provider is installed already"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;

@@ -61,7 +61,8 @@ fn main() -> ExitCode {
 fn start() -> Result<()> {
     hardening::forbid_core_dumps()?;
     let arguments = Arguments::parse();
-    telemetry::init(&arguments.log_level, LogFormat::Human).map_err(keyhaven_daemon::failure::Failure::from)?;
+    let _logs =
+        telemetry::init(&arguments.log_level, LogFormat::Human).map_err(keyhaven_daemon::failure::Failure::from)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(arguments))
 }

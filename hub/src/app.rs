@@ -97,7 +97,7 @@ impl Hub {
         let routes = status::routes(about);
         let admin_tasks = tasks.clone();
         let ready = move || {
-            if roster.links().is_empty() { Readiness::not_ready("no agent is linked") } else { Readiness::ready() }
+            if roster.is_empty() { Readiness::not_ready("no agent is linked") } else { Readiness::ready() }
         };
         tasks.spawn_until_stop("admin", async move {
             admin::serve(admin_listener, routes, ready, metrics, &admin_tasks).await

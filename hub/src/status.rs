@@ -2,7 +2,6 @@
 //!
 //! Invariant: ids, names and counts; never a key, a prompt or a consumer's address.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,12 +9,12 @@ use axum::Json;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use keyhaven_protocol::provider::Provider;
 use serde_json::Value;
 use serde_json::json;
 
 use crate::agent_gateway::LiveLink;
 use crate::agent_gateway::Roster;
+use crate::agent_gateway::Seat;
 use crate::user_gateway::UserGateway;
 
 /// What the status is made of.
@@ -40,9 +39,8 @@ pub fn routes(about: About) -> Router {
 }
 
 async fn status(State(about): State<Arc<About>>) -> Json<Value> {
-    let mut offers = offers_by_link(&about.roster);
-    let links = about.roster.links();
-    let links = links.iter().map(|link| link_status(link, offers.remove(&link.number).unwrap_or_default()));
+    let links = about.roster.links_with_seats();
+    let links = links.iter().map(|(link, seats)| link_status(link, seats));
     Json(json!({
         "schema": "keyhaven/status/v1",
         "version": env!("CARGO_PKG_VERSION"),
@@ -55,21 +53,11 @@ async fn status(State(about): State<Arc<About>>) -> Json<Value> {
     }))
 }
 
-fn offers_by_link(roster: &Roster) -> HashMap<u64, Vec<Value>> {
-    let mut offers: HashMap<u64, Vec<Value>> = HashMap::new();
-    for provider in Provider::ALL {
-        roster.with_seats(*provider, |seats| {
-            for seat in seats {
-                let offer =
-                    json!({ "provider": seat.provider, "resource": seat.resource, "models": seat.models.len() });
-                offers.entry(seat.link.number).or_default().push(offer);
-            }
-        });
-    }
-    offers
-}
-
-fn link_status(link: &LiveLink, offers: Vec<Value>) -> Value {
+fn link_status(link: &LiveLink, seats: &[Seat]) -> Value {
+    let offers = seats.iter().map(
+        |seat| json!({ "provider": seat.provider, "resource": seat.resource.as_deref(), "models": seat.models.len() }),
+    );
+    let offers: Vec<Value> = offers.collect();
     let stats = link.handle.stats();
     json!({
         "agent_id": link.agent,

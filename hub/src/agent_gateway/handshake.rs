@@ -33,9 +33,9 @@ use tracing::warn;
 
 use super::AgentGateway;
 use super::accept::Socket;
+use super::live_link::Entering;
 use super::refusal;
 use super::roster::Entered;
-use super::roster::Entering;
 use super::shut_out;
 use super::takes_calls;
 use crate::store::agents::Agent;

@@ -6,7 +6,12 @@
 mod absences;
 mod accept;
 mod handshake;
+mod health;
+mod index;
+mod live_link;
+mod model_list;
 mod roster;
+mod seat;
 mod session;
 
 use std::sync::Arc;
@@ -26,11 +31,16 @@ use crate::registry::Registry;
 use crate::store::agents::Agent;
 use crate::store::agents::AgentState;
 
-pub use roster::Entering;
-pub use roster::LiveLink;
-pub use roster::Offered;
+pub use health::SeatOutcome;
+pub use index::Fit;
+pub use index::Glance;
+pub use index::Needs;
+pub use live_link::Entering;
+pub use live_link::LiveLink;
+pub use model_list::ModelList;
+pub use model_list::Offered;
 pub use roster::Roster;
-pub use roster::Seat;
+pub use seat::Seat;
 
 /// When a suspended agent should ask again: its suspension lasts five minutes.
 const SUSPENDED_RETRY_MS: u64 = 60_000;
@@ -83,7 +93,7 @@ async fn follow_orders(gateway: Arc<AgentGateway>) {
         for link in gateway.roster.links() {
             // Agents are never deleted: one that is not in the snapshot joined after it was read.
             let Some(agent) = gateway.directory.agent(link.agent) else { continue };
-            link.accept_calls(takes_calls(agent.state));
+            gateway.roster.accept_calls(&link, takes_calls(agent.state));
             if let Some(code) = shut_out(&agent) {
                 link.handle.refuse(&refusal(code));
             }

@@ -12,7 +12,6 @@ use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
-use keyhaven_protocol::frame::Offer;
 use keyhaven_protocol::frame::Withdraw;
 use keyhaven_protocol::frame::from_json;
 use keyhaven_protocol::id::TokenId;
@@ -39,6 +38,7 @@ pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Socket>, proved:
         Drain { deadline_ms: u64::try_from(gateway.config.calls.drain_grace().as_millis()).unwrap_or(u64::MAX) };
     let orders = async {
         draining.cancelled().await;
+        gateway.roster.leave(&link);
         link.handle.drain(&drain);
         stopping.cancelled().await;
         link.handle.close();
@@ -67,8 +67,8 @@ impl LinkEvents for Events {
 
     fn control(&mut self, frame: &Frame) -> Result<(), LinkFault> {
         if frame.kind == FrameKind::Offer.number() {
-            let offer: Offer = from_json(&frame.payload).map_err(|_| LinkFault::Malformed(FrameKind::Offer))?;
-            self.gateway.roster.offer(&self.link, offer);
+            let offered = self.gateway.roster.offer(&self.link, &frame.payload);
+            offered.map_err(|_| LinkFault::Malformed(FrameKind::Offer))?;
         } else if frame.kind == FrameKind::Withdraw.number() {
             let withdraw: Withdraw =
                 from_json(&frame.payload).map_err(|_| LinkFault::Malformed(FrameKind::Withdraw))?;
@@ -85,6 +85,7 @@ impl LinkEvents for Events {
     }
 
     fn peer_drains(&mut self, _drain: &Drain) {
+        self.gateway.roster.leave(&self.link);
         info!(agent.id = %self.link.agent, link.id = self.link.number, "agent {} drains", self.link.name);
     }
 }

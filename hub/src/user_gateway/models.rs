@@ -32,12 +32,12 @@ struct AnthropicList<'a> {
 /// The answer to a models request: a list, one model's object, or none for a model that
 /// nobody offers.
 pub(super) fn answer(roster: &Roster, route: &Route) -> Option<Bytes> {
-    let offered = offered(roster, route);
     let wanted = route.candidates.iter().find_map(|candidate: &Candidate| candidate.parameter.as_deref());
     if let Some(wanted) = wanted {
-        let model = offered.iter().find(|model| model.id == wanted)?;
+        let model = one(roster, route, wanted)?;
         return Some(Bytes::copy_from_slice(model.object.get().as_bytes()));
     }
+    let offered = all(roster, route);
     let data = offered.iter().map(|model| &*model.object).collect();
     let json = match route.shape {
         ErrorShape::OpenAi | ErrorShape::Azure | ErrorShape::DeepSeek => {
@@ -46,27 +46,32 @@ pub(super) fn answer(roster: &Roster, route: &Route) -> Option<Bytes> {
         ErrorShape::Anthropic => serde_json::to_vec(&AnthropicList {
             data,
             has_more: false,
-            first_id: offered.first().map(|model| model.id.as_str()),
-            last_id: offered.last().map(|model| model.id.as_str()),
+            first_id: offered.first().map(|model| &*model.id),
+            last_id: offered.last().map(|model| &*model.id),
         }),
     };
     Some(json.expect("lists of JSON serialise").into())
 }
 
+fn one(roster: &Roster, route: &Route, wanted: &str) -> Option<Arc<Offered>> {
+    if route.azure_resource.is_some() {
+        return all(roster, route).into_iter().find(|model| &*model.id == wanted);
+    }
+    let mut providers = route.candidates.iter().map(|candidate| candidate.endpoint.provider());
+    providers.find_map(|provider| roster.model(provider, wanted))
+}
+
 /// The models of all candidate vendors, each id once, in the vendors' own order.
-fn offered(roster: &Roster, route: &Route) -> Vec<Offered> {
-    let mut seen: HashSet<String> = HashSet::new();
+fn all(roster: &Roster, route: &Route) -> Vec<Arc<Offered>> {
     let mut offered = Vec::new();
     for candidate in &route.candidates {
         let provider = candidate.endpoint.provider();
-        for seat in roster.seats(provider).iter().filter(|seat| seat.link.is_open()) {
-            let other_resource = route.azure_resource.is_some() && seat.resource != route.azure_resource;
-            if other_resource {
-                continue;
-            }
-            let new = seat.models.iter().filter(|model| seen.insert(model.id.clone()));
-            offered.extend(new.map(|model| Offered { id: model.id.clone(), object: Arc::clone(&model.object) }));
+        match &route.azure_resource {
+            Some(resource) => offered.extend(roster.models_at(provider, resource)),
+            None => offered.extend(roster.models(provider).iter().cloned()),
         }
     }
+    let mut seen: HashSet<Arc<str>> = HashSet::new();
+    offered.retain(|model| seen.insert(model.id.clone()));
     offered
 }

@@ -55,7 +55,7 @@ impl FirstCall {
             Provider::DeepSeek => ("deepseek-chat", "deepseek-", "max_tokens"),
         };
         let seat = household.seat(provider);
-        let offered = seat.iter().flat_map(|seat| seat.models.iter()).map(|model| model.id.as_str());
+        let offered = seat.iter().flat_map(|seat| seat.models.iter()).map(|model| &*model.id);
         let model = choose(usual, family, offered.collect());
         let anthropic = provider == Provider::Anthropic;
         let path = match provider {

@@ -184,7 +184,7 @@ impl LinkStream {
 
     /// The stream is not wanted any more: the abort goes out before all else.
     pub fn abort(&self, abort: Abort) {
-        self.held.act(|state, _| state.link.abort(self.held.id, abort));
+        self.held.act(|state, now| state.link.abort(self.held.id, abort, now));
     }
 
     /// Nothing more is wanted of the stream, whoever else still holds it.
@@ -214,9 +214,9 @@ impl Held {
             Side::Hub => AbortReason::ConsumerGone,
             Side::Agent => AbortReason::Unspecified,
         };
-        self.shared.act(|state| {
+        self.act(|state, now| {
             state.wakers.remove(&self.id);
-            state.link.release(self.id, reason);
+            state.link.release(self.id, reason, now);
         });
     }
 }

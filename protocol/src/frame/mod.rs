@@ -48,6 +48,9 @@ pub const DATA_BYTES_MAX: usize = 64 * 1024;
 /// The largest WebSocket message: a batch is cut before it gets larger.
 pub const BATCH_BYTES_MAX: usize = 192 * 1024;
 
+/// The most frames in one message.
+pub const BATCH_FRAMES_MAX: usize = 4096;
+
 /// A frame of an unknown kind with this flag is skipped; without it, it ends its stream.
 pub const FLAG_OPTIONAL: u8 = 0x80;
 

@@ -9,6 +9,12 @@ use super::Budget;
 pub struct Limits {
     /// Streams at once.
     pub streams_max: usize,
+    /// New streams a second, on average; beyond it, ABORT `busy`.
+    pub opens_per_second: u32,
+    /// Streams aborted a second, on average; beyond it, new ones get ABORT `busy`.
+    pub resets_per_second: u32,
+    /// Frames of the link itself a second, on average; beyond it, PINGs go unanswered.
+    pub control_per_second: u32,
     /// Credit a stream begins with, both ways. A constant of the protocol, not a choice.
     pub window_bytes: u32,
     /// The most credit a fast reader's stream grows to.
@@ -23,6 +29,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             streams_max: 4096,
+            opens_per_second: 50_000,
+            resets_per_second: 5_000,
+            control_per_second: 512,
             window_bytes: 64 * 1024,
             window_bytes_max: 4 * 1024 * 1024,
             budget_bytes: 32 * 1024 * 1024,

@@ -1,6 +1,7 @@
 //! Whether the peer is there. Any frame counts; pings go out only when it is quiet.
 //!
-//! Invariant: a dead peer is noticed within 5 s with work in flight and 45 s without.
+//! Invariant: a dead peer is noticed within 5 s with work in flight and 45 s without, and one
+//! that still takes what we send is not dead.
 
 use super::Micros;
 use super::Side;
@@ -25,6 +26,7 @@ struct Patience {
 pub(super) struct Liveness {
     side: Side,
     heard_at: Micros,
+    wrote_at: Micros,
     pinged_at: Option<Micros>,
     nonce: u64,
     rtt_micros: Option<u64>,
@@ -32,11 +34,15 @@ pub(super) struct Liveness {
 
 impl Liveness {
     pub(super) fn new(side: Side, now: Micros) -> Self {
-        Self { side, heard_at: now, pinged_at: None, nonce: 0, rtt_micros: None }
+        Self { side, heard_at: now, wrote_at: now, pinged_at: None, nonce: 0, rtt_micros: None }
     }
 
     pub(super) fn heard(&mut self, now: Micros) {
         self.heard_at = now;
+    }
+
+    pub(super) fn wrote(&mut self, now: Micros) {
+        self.wrote_at = now;
     }
 
     pub(super) fn ping(&mut self, now: Micros) -> u64 {
@@ -60,7 +66,7 @@ impl Liveness {
     pub(super) fn next_wake(&self, busy: bool) -> Micros {
         let patience = self.patience(busy);
         match self.unanswered_ping() {
-            Some(pinged_at) => pinged_at.plus(patience.unanswered_before_dead),
+            Some(pinged_at) => pinged_at.max(self.wrote_at).plus(patience.unanswered_before_dead),
             None => self.heard_at.plus(patience.quiet_before_ping),
         }
     }
@@ -70,7 +76,7 @@ impl Liveness {
         let patience = self.patience(busy);
         let quiet = now.since(self.heard_at);
         match self.unanswered_ping() {
-            Some(pinged_at) if now.since(pinged_at) >= patience.unanswered_before_dead => {
+            Some(pinged_at) if now.since(pinged_at.max(self.wrote_at)) >= patience.unanswered_before_dead => {
                 Err(Silent { quiet_ms: quiet / 1000 })
             }
             Some(_) => Ok(None),
@@ -84,10 +90,12 @@ impl Liveness {
         self.pinged_at.filter(|pinged_at| *pinged_at >= self.heard_at)
     }
 
-    /// The agent asks first, so that on an idle link only one side does.
+    /// The agent asks first, so that on an idle link only one side does. A path on which an
+    /// answer takes a second is given several.
     fn patience(&self, busy: bool) -> Patience {
+        let slow_path = self.rtt_micros.unwrap_or(0).saturating_mul(3).min(10 * SECOND);
         match (busy, self.side) {
-            (true, _) => Patience { quiet_before_ping: 2 * SECOND, unanswered_before_dead: 3 * SECOND },
+            (true, _) => Patience { quiet_before_ping: 2 * SECOND, unanswered_before_dead: slow_path.max(3 * SECOND) },
             (false, Side::Agent) => Patience { quiet_before_ping: 25 * SECOND, unanswered_before_dead: 15 * SECOND },
             (false, Side::Hub) => Patience { quiet_before_ping: 35 * SECOND, unanswered_before_dead: 10 * SECOND },
         }
@@ -106,6 +114,17 @@ mod tests {
         assert_eq!(liveness.on_time(true, Micros(2 * SECOND)), Ok(Some(1)));
         assert_eq!(liveness.on_time(true, Micros(3 * SECOND)), Ok(None));
         assert_eq!(liveness.on_time(true, Micros(5 * SECOND)), Err(Silent { quiet_ms: 5000 }));
+    }
+
+    #[test]
+    fn a_peer_that_takes_what_we_write_is_not_given_up() {
+        let mut liveness = Liveness::new(Side::Agent, Micros(0));
+        liveness.on_time(true, Micros(2 * SECOND)).unwrap();
+        liveness.wrote(Micros(4 * SECOND));
+
+        assert_eq!(liveness.on_time(true, Micros(6 * SECOND)), Ok(None));
+        assert_eq!(liveness.next_wake(true), Micros(7 * SECOND));
+        assert!(liveness.on_time(true, Micros(7 * SECOND)).is_err());
     }
 
     #[test]

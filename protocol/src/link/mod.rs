@@ -9,8 +9,11 @@
 
 mod budget;
 mod counters;
+mod credit;
 mod limits;
 mod liveness;
+mod pieces;
+mod rate;
 mod receive;
 mod schedule;
 mod stream;
@@ -37,6 +40,9 @@ pub use liveness::Silent;
 pub use receive::LinkFault;
 
 use liveness::Liveness;
+use pieces::Keep;
+use rate::Rate;
+use rate::Verdict;
 use schedule::Schedule;
 use stream::Receiving;
 use stream::Sending;
@@ -107,7 +113,7 @@ pub enum OpenRefused {
     /// One of the sides drains.
     #[error("the link drains")]
     Draining,
-    /// The bound on streams at once is reached.
+    /// The bound on streams at once is reached, or on streams opened or aborted a second.
     #[error("the link has as many streams as it may")]
     Full,
     /// The link is gone, or has used up its stream numbers.
@@ -138,6 +144,16 @@ pub struct Link {
     over: bool,
     counters: Counters,
     committed_bytes: usize,
+    rates: Rates,
+}
+
+/// What is counted by the second.
+#[derive(Debug)]
+struct Rates {
+    opens: Rate,
+    /// Aborts of either side: each costs both.
+    resets: Rate,
+    control: Rate,
 }
 
 impl Drop for Link {
@@ -149,9 +165,15 @@ impl Drop for Link {
 impl Link {
     /// A link that has just been welcomed.
     pub fn new(side: Side, limits: Limits, now: Micros) -> Self {
+        let rates = Rates {
+            opens: Rate::new(limits.opens_per_second, now),
+            resets: Rate::new(limits.resets_per_second, now),
+            control: Rate::new(limits.control_per_second, now),
+        };
         Self {
             side,
             limits,
+            rates,
             streams: HashMap::new(),
             last_opened: 0,
             schedule: Schedule::default(),
@@ -178,7 +200,10 @@ impl Link {
         if self.draining_here || self.draining_there {
             return Err(OpenRefused::Draining);
         }
-        if self.streams.len() >= self.limits.streams_max {
+        if self.streams.len() >= self.limits.streams_max
+            || self.rates.resets.is_used_up(now)
+            || self.rates.opens.count(now) != Verdict::Within
+        {
             return Err(OpenRefused::Full);
         }
         self.last_opened += 1;
@@ -206,7 +231,7 @@ impl Link {
     /// When the stream is over.
     pub fn send_capacity(&self, id: StreamId) -> Result<usize, StreamOver> {
         let stream = self.streams.get(&id).filter(|stream| stream.sending == Sending::Open).ok_or(StreamOver)?;
-        Ok(OUTBOX_BYTES_MAX.saturating_sub(stream.outbox_bytes))
+        Ok(OUTBOX_BYTES_MAX.saturating_sub(stream.outbox.bytes()))
     }
 
     /// Queues body bytes. The caller keeps to [`Link::send_capacity`], but one piece may exceed it.
@@ -218,8 +243,7 @@ impl Link {
         if data.is_empty() {
             return Ok(());
         }
-        stream.outbox_bytes += data.len();
-        stream.outbox.push_back(data);
+        stream.outbox.push(data, Keep::Alone);
         self.wake_data(id, now);
         Ok(())
     }
@@ -248,7 +272,7 @@ impl Link {
 
     /// The stream is not wanted any more: ABORT before everything else. May be called at
     /// any time and again; only the first one counts.
-    pub fn abort(&mut self, id: StreamId, abort: Abort) {
+    pub fn abort(&mut self, id: StreamId, abort: Abort, now: Micros) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if stream.is_closed_on_wire() || matches!(stream.sending, Sending::AbortQueued(_) | Sending::Aborted) {
             return;
@@ -266,13 +290,14 @@ impl Link {
         }
         let reason = abort.reason;
         stream.sending = Sending::AbortQueued(abort);
+        self.rates.resets.count(now);
         self.counters.aborts_sent.add(reason);
         self.wake_urgent(id);
     }
 
     /// The application takes no more from this stream. A call that is not complete is
     /// aborted; a response that only waits to be sent still is.
-    pub fn release(&mut self, id: StreamId, reason: AbortReason) {
+    pub fn release(&mut self, id: StreamId, reason: AbortReason, now: Micros) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.released = true;
         let unread_bytes = stream.inbox.bytes();
@@ -282,7 +307,7 @@ impl Link {
             Side::Agent => stream.sending == Sending::Open,
         };
         if incomplete {
-            self.abort(id, Abort::new(reason));
+            self.abort(id, Abort::new(reason), now);
         }
         self.uncommit(unread_bytes);
         self.forget_if_over(id);
@@ -394,6 +419,13 @@ impl Link {
         self.committed_bytes
     }
 
+    /// The socket was full and has taken more: the peer acknowledges what we send, so that a
+    /// PING which waits behind it is no sign of death. Bytes that a socket with room takes
+    /// prove nothing and are not told.
+    pub fn wrote(&mut self, now: Micros) {
+        self.liveness.wrote(now);
+    }
+
     /// When [`Link::on_time`] wants to be called next.
     pub fn next_wake(&self) -> Micros {
         self.liveness.next_wake(!self.streams.is_empty())
@@ -454,5 +486,7 @@ impl Link {
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -256,12 +256,12 @@ impl World {
             Side::Hub if !call.released_by_hub => {
                 call.released_by_hub = true;
                 call.aborted |= !call.response.end_seen;
-                self.hub.release(id, AbortReason::ConsumerGone);
+                self.hub.release(id, AbortReason::ConsumerGone, self.now);
             }
             Side::Agent if call.opened_at_agent && !call.released_by_agent => {
                 call.released_by_agent = true;
                 call.aborted |= !call.response.finished;
-                self.agent.release(id, AbortReason::Unspecified);
+                self.agent.release(id, AbortReason::Unspecified, self.now);
             }
             Side::Hub | Side::Agent => {}
         }

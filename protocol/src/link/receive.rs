@@ -8,19 +8,24 @@ use bytes::Bytes;
 
 use crate::frame::Abort;
 use crate::frame::AbortReason;
+use crate::frame::BATCH_FRAMES_MAX;
 use crate::frame::FLAG_OPTIONAL;
 use crate::frame::Frame;
 use crate::frame::FrameKind;
 use crate::frame::StreamId;
 use crate::frame::from_json;
+use crate::frame::next_frame;
 
 use super::Event;
+use super::Keep;
 use super::Link;
 use super::Micros;
 use super::Receiving;
 use super::Sending;
 use super::Side;
 use super::Stream;
+use super::Verdict;
+use super::pieces::GATHER_BELOW_BYTES;
 
 /// Answers the peer may make us owe at once before it is a flood.
 const CONTROL_QUEUE_MAX: usize = 4096;
@@ -45,12 +50,39 @@ pub enum LinkFault {
     /// A payload of the link that does not follow its layout.
     #[error("a {0:?} does not follow its layout")]
     Malformed(FrameKind),
-    /// More questions than answers could be sent.
-    #[error("too many frames wait for an answer")]
+    /// More questions than answers could be sent, or far more of anything than is sensible.
+    #[error("too many frames in too short a time")]
     Flood,
+    /// A message of more frames than one may hold.
+    #[error("a message holds more than {BATCH_FRAMES_MAX} frames")]
+    Crowded,
+    /// A message that cannot be cut into frames.
+    #[error("a message ends inside a frame")]
+    Truncated,
 }
 
 impl Link {
+    /// Takes a message that came, frame by frame.
+    ///
+    /// # Errors
+    /// [`LinkFault`] when the link must close; what went before stands.
+    pub fn receive_batch(&mut self, mut batch: Bytes, now: Micros) -> Result<(), LinkFault> {
+        let batch_bytes = batch.len();
+        for _ in 0..=BATCH_FRAMES_MAX {
+            let Some(mut frame) = next_frame(&mut batch).map_err(|_| LinkFault::Truncated)? else { return Ok(()) };
+            if frame.payload.len() < batch_bytes / 2 {
+                // A small part must not keep all of a large message in memory. Small DATA is
+                // copied when it is gathered.
+                let gathered = frame.kind == FrameKind::Data.number() && frame.payload.len() < GATHER_BELOW_BYTES;
+                if !gathered {
+                    frame.payload = Bytes::copy_from_slice(&frame.payload);
+                }
+            }
+            self.receive(frame, now)?;
+        }
+        Err(LinkFault::Crowded)
+    }
+
     /// Takes a frame that came.
     ///
     /// # Errors
@@ -61,7 +93,7 @@ impl Link {
             return Err(LinkFault::Flood);
         }
         let Some(kind) = FrameKind::from_number(frame.kind) else {
-            return self.receive_unknown(&frame);
+            return self.receive_unknown(&frame, now);
         };
         if kind.is_of_stream() == (frame.stream == 0) {
             return Err(LinkFault::Misplaced(kind));
@@ -70,16 +102,19 @@ impl Link {
             if !kind.is_of_stream() {
                 return Err(LinkFault::TooLarge { kind, bytes: frame.payload.len() });
             }
-            self.stream_fault(frame.stream, AbortReason::Protocol, "a frame was too large");
+            self.stream_fault(frame.stream, AbortReason::Protocol, "a frame was too large", now);
             return Ok(());
         }
+        let eager = if kind.is_of_stream() { false } else { self.counts_as_eager(now)? };
         match kind {
             FrameKind::Open => return self.receive_open(frame.stream, frame.payload, now),
-            FrameKind::Head => self.receive_head(frame.stream, frame.payload),
-            FrameKind::Data => self.receive_data(frame.stream, frame.payload),
-            FrameKind::End => self.receive_end(frame.stream, frame.payload),
-            FrameKind::Abort => self.receive_abort(frame.stream, frame.payload),
+            FrameKind::Head => self.receive_head(frame.stream, frame.payload, now),
+            FrameKind::Data if frame.payload.is_empty() => return self.counts_as_eager(now).map(drop),
+            FrameKind::Data => self.receive_data(frame.stream, frame.payload, now),
+            FrameKind::End => self.receive_end(frame.stream, frame.payload, now),
+            FrameKind::Abort => return self.receive_abort(frame.stream, frame.payload, now),
             FrameKind::Credit => self.receive_credit(frame.stream, &frame.payload, now),
+            FrameKind::Ping if eager => {}
             FrameKind::Ping => {
                 self.schedule.push_control(FrameKind::Pong, &eight_bytes(FrameKind::Ping, &frame.payload)?)
             }
@@ -108,14 +143,23 @@ impl Link {
         Ok(())
     }
 
-    fn receive_unknown(&mut self, frame: &Frame) -> Result<(), LinkFault> {
+    /// Whether a frame that asks for work, or for nothing at all, is one too many.
+    fn counts_as_eager(&mut self, now: Micros) -> Result<bool, LinkFault> {
+        match self.rates.control.count(now) {
+            Verdict::Within => Ok(false),
+            Verdict::Over => Ok(true),
+            Verdict::Flood => Err(LinkFault::Flood),
+        }
+    }
+
+    fn receive_unknown(&mut self, frame: &Frame, now: Micros) -> Result<(), LinkFault> {
         if frame.flags & FLAG_OPTIONAL != 0 {
-            return Ok(());
+            return self.counts_as_eager(now).map(drop);
         }
         if frame.stream == 0 {
             return Err(LinkFault::UnknownKind(frame.kind));
         }
-        self.stream_fault(frame.stream, AbortReason::Protocol, "a frame was of an unknown kind");
+        self.stream_fault(frame.stream, AbortReason::Protocol, "a frame was of an unknown kind", now);
         Ok(())
     }
 
@@ -124,11 +168,16 @@ impl Link {
             return Err(LinkFault::Misplaced(FrameKind::Open));
         }
         if id <= self.last_opened {
-            self.stream_fault(id, AbortReason::Protocol, "a stream was opened twice");
+            self.stream_fault(id, AbortReason::Protocol, "a stream was opened twice", now);
             return Ok(());
         }
         self.last_opened = id;
-        if self.drain_known() || self.streams.len() >= self.limits.streams_max {
+        let eager = match self.rates.opens.count(now) {
+            Verdict::Within => self.rates.resets.is_used_up(now),
+            Verdict::Over => true,
+            Verdict::Flood => return Err(LinkFault::Flood),
+        };
+        if eager || self.drain_known() || self.streams.len() >= self.limits.streams_max {
             self.counters.opens_refused += 1;
             self.schedule.push_stream_frame(FrameKind::Abort, id, &Abort::new(AbortReason::Busy).encode());
             return Ok(());
@@ -138,26 +187,26 @@ impl Link {
         Ok(())
     }
 
-    fn receive_head(&mut self, id: StreamId, head: Bytes) {
+    fn receive_head(&mut self, id: StreamId, head: Bytes, now: Micros) {
         let side = self.side;
         let Some(stream) = self.receiving_stream(id) else { return };
         if side == Side::Agent || stream.head_seen {
-            return self.stream_fault(id, AbortReason::Protocol, "a HEAD came where none belongs");
+            return self.stream_fault(id, AbortReason::Protocol, "a HEAD came where none belongs", now);
         }
         stream.head_seen = true;
         stream.head_in = Some(head);
         self.events.push_back(Event::Readable(id));
     }
 
-    fn receive_data(&mut self, id: StreamId, data: Bytes) {
+    fn receive_data(&mut self, id: StreamId, data: Bytes, now: Micros) {
         let side = self.side;
         let Some(stream) = self.receiving_stream(id) else { return };
         if side == Side::Hub && !stream.head_seen {
-            return self.stream_fault(id, AbortReason::Protocol, "DATA came before HEAD");
+            return self.stream_fault(id, AbortReason::Protocol, "DATA came before HEAD", now);
         }
         let Some(allowance) = u32::try_from(data.len()).ok().and_then(|length| stream.allowance.checked_sub(length))
         else {
-            return self.stream_fault(id, AbortReason::FlowControl, "more DATA than credit");
+            return self.stream_fault(id, AbortReason::FlowControl, "more DATA than credit", now);
         };
         stream.allowance = allowance;
         stream.received_bytes += data.len() as u64;
@@ -165,33 +214,33 @@ impl Link {
         self.counters.data_received_bytes += data.len() as u64;
         if released {
             self.uncommit(data.len());
-        } else if !data.is_empty() {
+        } else {
             if let Some(stream) = self.streams.get_mut(&id) {
-                stream.inbox.push(data);
+                stream.inbox.push(data, Keep::Whole);
             }
             self.events.push_back(Event::Readable(id));
         }
     }
 
-    fn receive_end(&mut self, id: StreamId, trailers: Bytes) {
+    fn receive_end(&mut self, id: StreamId, trailers: Bytes, now: Micros) {
         let side = self.side;
         let Some(stream) = self.receiving_stream(id) else { return };
         if side == Side::Hub && !stream.head_seen {
-            return self.stream_fault(id, AbortReason::Protocol, "END came before HEAD");
+            return self.stream_fault(id, AbortReason::Protocol, "END came before HEAD", now);
         }
         stream.receiving = Receiving::Ended(trailers);
         self.events.push_back(Event::Readable(id));
         self.forget_if_over(id);
     }
 
-    fn receive_abort(&mut self, id: StreamId, payload: Bytes) {
+    fn receive_abort(&mut self, id: StreamId, payload: Bytes, now: Micros) -> Result<(), LinkFault> {
         if !self.streams.contains_key(&id) {
-            return;
+            return Ok(());
         }
         let abort = Abort::decode(payload)
             .unwrap_or_else(|_| Abort::with_detail(AbortReason::Protocol, "an ABORT did not follow its layout"));
         self.end_receiving(id, &abort);
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         let answers_ours = matches!(stream.sending, Sending::AbortQueued(_) | Sending::Aborted);
         if !answers_ours {
             self.counters.aborts_received.add(abort.reason);
@@ -208,12 +257,14 @@ impl Link {
             Sending::Ended | Sending::AbortQueued(_) | Sending::Aborted => {}
         }
         self.forget_if_over(id);
+        let flood = !answers_ours && self.rates.resets.count(now) == Verdict::Flood;
+        if flood { Err(LinkFault::Flood) } else { Ok(()) }
     }
 
     fn receive_credit(&mut self, id: StreamId, payload: &[u8], now: Micros) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let Ok(credit) = payload.try_into().map(u32::from_be_bytes) else {
-            return self.stream_fault(id, AbortReason::Protocol, "a CREDIT did not follow its layout");
+            return self.stream_fault(id, AbortReason::Protocol, "a CREDIT did not follow its layout", now);
         };
         stream.send_credit = stream.send_credit.saturating_add(credit.into());
         self.wake_data(id, now);
@@ -225,9 +276,9 @@ impl Link {
     }
 
     /// The peer broke the protocol within a stream: the stream ends on both sides.
-    fn stream_fault(&mut self, id: StreamId, reason: AbortReason, detail: &str) {
+    fn stream_fault(&mut self, id: StreamId, reason: AbortReason, detail: &str, now: Micros) {
         let abort = Abort::with_detail(reason, detail);
-        self.abort(id, abort.clone());
+        self.abort(id, abort.clone(), now);
         self.end_receiving(id, &abort);
         self.forget_if_over(id);
     }
@@ -238,53 +289,7 @@ impl Link {
             self.events.push_back(Event::Aborted(id));
         }
     }
-
-    /// New credit for what the application has read, once it is worth a frame.
-    pub(super) fn grant_credit(&mut self, id: StreamId, read_bytes: usize, now: Micros) {
-        let round_trip = self.liveness.rtt_micros().unwrap_or(ROUND_TRIP_UNKNOWN_MICROS);
-        let may_grow = self.committed_bytes < self.limits.budget_bytes;
-        let tight = self.limits.budget.is_tight();
-        let (window, window_max) = (self.limits.window_bytes, self.limits.window_bytes_max);
-        let Some(stream) = self.receiving_stream(id) else { return };
-        stream.consumed = stream.consumed.saturating_add(u32::try_from(read_bytes).unwrap_or(u32::MAX));
-        if tight {
-            stream.window = WINDOW_BYTES_TIGHT.min(window);
-        }
-        let dry = stream.allowance == 0 && stream.inbox.bytes() == 0;
-        if stream.consumed < stream.window / 2 && !dry {
-            return;
-        }
-        let since_grant = now.since(stream.granted_at);
-        if tight {
-            // Just enough to keep the stream moving.
-        } else if since_grant < 2 * round_trip && may_grow {
-            // The reader empties half a window within two round trips: credit is what limits it.
-            stream.window = stream.window.saturating_mul(2).min(window_max);
-        } else if since_grant > STALLED_MICROS {
-            stream.window = (stream.window / 2).max(window);
-        }
-        let unread = u32::try_from(stream.inbox.bytes()).unwrap_or(u32::MAX);
-        let grant = stream.window.saturating_sub(unread).saturating_sub(stream.allowance);
-        if grant == 0 {
-            return;
-        }
-        stream.consumed = 0;
-        stream.granted_at = now;
-        stream.allowance += grant;
-        stream.credit_due = stream.credit_due.saturating_add(grant);
-        self.commit(grant as usize);
-        self.wake_urgent(id);
-    }
 }
-
-/// Assumed before the first PONG: a local network.
-const ROUND_TRIP_UNKNOWN_MICROS: u64 = 1_000;
-
-/// The credit of a stream while the budget of all links is used up.
-const WINDOW_BYTES_TIGHT: u32 = 16 * 1024;
-
-/// A reader that takes longer than this for half a window does not need a large one.
-const STALLED_MICROS: u64 = 2_000_000;
 
 fn eight_bytes(kind: FrameKind, payload: &[u8]) -> Result<[u8; 8], LinkFault> {
     payload.try_into().map_err(|_| LinkFault::Malformed(kind))

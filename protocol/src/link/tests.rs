@@ -25,6 +25,8 @@ use super::Micros;
 use super::OpenRefused;
 use super::Side;
 
+mod limits;
+
 const NOW: Micros = Micros(1);
 const WINDOW: usize = 64 * 1024;
 
@@ -43,12 +45,12 @@ fn a_call_goes_there_and_back() {
     pair.agent.send_head(id, Bytes::from_static(b"head")).unwrap();
     pair.agent.send_data(id, Bytes::from_static(b"answer"), NOW).unwrap();
     pair.agent.finish(id, Bytes::from_static(b"trailers"), NOW).unwrap();
-    pair.agent.release(id, AbortReason::Unspecified);
+    pair.agent.release(id, AbortReason::Unspecified, NOW);
     pair.exchange();
 
     assert_eq!(pair.hub.take_head(id), Some(Bytes::from_static(b"head")));
     assert_eq!(read_all(&mut pair.hub, id), (b"answer".to_vec(), Incoming::End(Bytes::from_static(b"trailers"))));
-    pair.hub.release(id, AbortReason::Unspecified);
+    pair.hub.release(id, AbortReason::Unspecified, NOW);
     pair.exchange();
     assert_eq!((pair.hub.stream_count(), pair.agent.stream_count()), (0, 0));
     assert_eq!((pair.hub.committed_bytes(), pair.agent.committed_bytes()), (0, 0));
@@ -148,8 +150,8 @@ fn an_abort_overtakes_data_and_is_echoed_once() {
     let id = pair.answered_call();
     pair.agent.send_data(id, Bytes::from(vec![0; 1000]), NOW).unwrap();
     pair.exchange();
-    pair.hub.abort(id, Abort::new(AbortReason::ConsumerGone));
-    pair.hub.abort(id, Abort::new(AbortReason::Protocol));
+    pair.hub.abort(id, Abort::new(AbortReason::ConsumerGone), NOW);
+    pair.hub.abort(id, Abort::new(AbortReason::Protocol), NOW);
     pair.agent.send_data(id, Bytes::from(vec![0; WINDOW]), NOW).unwrap();
 
     let to_agent = frames(&mut pair.hub);
@@ -166,8 +168,8 @@ fn an_abort_overtakes_data_and_is_echoed_once() {
         "the queued data is dropped"
     );
     deliver(&mut pair.hub, to_hub);
-    pair.agent.release(id, AbortReason::Unspecified);
-    pair.hub.release(id, AbortReason::Unspecified);
+    pair.agent.release(id, AbortReason::Unspecified, NOW);
+    pair.hub.release(id, AbortReason::Unspecified, NOW);
     pair.exchange();
     assert_eq!((pair.hub.stream_count(), pair.agent.stream_count()), (0, 0));
 }
@@ -176,7 +178,7 @@ fn an_abort_overtakes_data_and_is_echoed_once() {
 fn a_consumer_that_leaves_after_its_request_was_sent_still_aborts_the_call() {
     let mut pair = Pair::new();
     let id = pair.answered_call();
-    pair.hub.release(id, AbortReason::ConsumerGone);
+    pair.hub.release(id, AbortReason::ConsumerGone, NOW);
     pair.exchange();
 
     assert_eq!(pair.agent.aborted(id).map(|abort| abort.reason), Some(AbortReason::ConsumerGone));
@@ -188,7 +190,7 @@ fn what_came_before_a_failure_is_read_before_the_failure() {
     let id = pair.answered_call();
     pair.agent.send_data(id, Bytes::from_static(b"half an ans"), NOW).unwrap();
     pair.agent.fail(id, Abort::new(AbortReason::VendorBroke), NOW);
-    pair.agent.release(id, AbortReason::Unspecified);
+    pair.agent.release(id, AbortReason::Unspecified, NOW);
     pair.exchange();
 
     let (data, end) = read_all(&mut pair.hub, id);
@@ -204,11 +206,11 @@ fn an_answer_may_end_before_the_request_does() {
     pair.exchange();
     pair.agent.send_head(id, Bytes::from_static(b"too large")).unwrap();
     pair.agent.finish(id, Bytes::new(), NOW).unwrap();
-    pair.agent.release(id, AbortReason::Unspecified);
+    pair.agent.release(id, AbortReason::Unspecified, NOW);
     pair.exchange();
 
     assert_eq!(pair.hub.take_data(id, NOW), Ok(Incoming::End(Bytes::new())));
-    pair.hub.release(id, AbortReason::Finished);
+    pair.hub.release(id, AbortReason::Finished, NOW);
     pair.exchange();
     assert_eq!((pair.hub.stream_count(), pair.agent.stream_count()), (0, 0));
 }
@@ -387,7 +389,7 @@ fn credit_grows_for_a_fast_reader_on_a_long_path() {
         now = now.plus(10_000);
     }
 
-    assert!(pair.hub.committed_bytes() > 2 * 1024 * 1024, "{}", pair.hub.committed_bytes());
+    assert!(pair.hub.committed_bytes() >= 2 * 1024 * 1024, "{}", pair.hub.committed_bytes());
 }
 
 #[test]
@@ -424,7 +426,7 @@ fn a_budget_that_all_links_use_up_together_makes_grants_small_and_stops_no_strea
         assert_eq!(pair.hub.counters().data_received_bytes, 50 * 16 * 1024, "the stream still moves");
     }
 
-    assert!(budget.committed_bytes() <= budget.bytes_max(), "{}", budget.committed_bytes());
+    assert!(budget.committed_bytes() <= budget.bytes_max() + WINDOW, "{}", budget.committed_bytes());
     drop(pairs);
     assert_eq!(budget.committed_bytes(), 0);
 }

@@ -20,7 +20,6 @@ use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
 use keyhaven_protocol::frame::Refuse;
-use keyhaven_protocol::frame::next_frame;
 use keyhaven_protocol::frame::put_frame;
 use keyhaven_protocol::frame::to_json;
 use keyhaven_protocol::link::Event;
@@ -76,9 +75,6 @@ pub enum LinkEnd {
     /// The peer broke the protocol.
     #[error(transparent)]
     Fault(#[from] LinkFault),
-    /// A message could not be cut into frames.
-    #[error("a message ends inside a frame")]
-    Truncated,
     /// The peer fell silent.
     #[error(transparent)]
     Silent(#[from] Silent),
@@ -101,6 +97,7 @@ where
         events,
         batch: BytesMut::new(),
         flushing: false,
+        was_full: false,
         waited: false,
         timer: Box::pin(sleep_until(Instant::now())),
         timer_at: Micros(0),
@@ -118,6 +115,8 @@ struct Pump<'a, S, E> {
     events: E,
     batch: BytesMut,
     flushing: bool,
+    /// The socket did not take all of the last batch at once.
+    was_full: bool,
     waited: bool,
     timer: Pin<Box<Sleep>>,
     timer_at: Micros,
@@ -182,22 +181,9 @@ where
         Ok(())
     }
 
-    fn receive(&mut self, mut batch: Bytes) -> Result<(), LinkEnd> {
+    fn receive(&mut self, batch: Bytes) -> Result<(), LinkEnd> {
         let now = self.handle.shared.now();
-        let result = {
-            let mut state = self.handle.shared.lock();
-            loop {
-                match next_frame(&mut batch) {
-                    Ok(None) => break Ok(()),
-                    Err(_) => break Err(LinkEnd::Truncated),
-                    Ok(Some(frame)) => {
-                        if let Err(fault) = state.link.receive(frame, now) {
-                            break Err(LinkEnd::Fault(fault));
-                        }
-                    }
-                }
-            }
-        };
+        let result = self.handle.shared.lock().link.receive_batch(batch, now).map_err(LinkEnd::Fault);
         let refused = self.handle_events();
         match (result, refused) {
             (_, Some(end)) => Err(end),
@@ -283,7 +269,10 @@ where
         loop {
             if self.flushing {
                 match Pin::new(&mut self.socket).poll_flush(cx) {
-                    Poll::Pending => return Ok(false),
+                    Poll::Pending => {
+                        self.was_full = true;
+                        return Ok(false);
+                    }
                     Poll::Ready(Err(error)) => return Err(LinkEnd::Socket(Box::new(error))),
                     Poll::Ready(Ok(())) => self.flushing = false,
                 }
@@ -291,6 +280,9 @@ where
             {
                 let now = self.handle.shared.now();
                 let mut state = self.handle.shared.lock();
+                if std::mem::take(&mut self.was_full) {
+                    state.link.wrote(now);
+                }
                 if !state.link.has_frames() {
                     return Ok(true);
                 }
@@ -309,7 +301,7 @@ where
     async fn say_goodbye(&mut self, end: &LinkEnd) {
         let last_words = match end {
             LinkEnd::Closed => self.frames_left(),
-            LinkEnd::Fault(_) | LinkEnd::Truncated => {
+            LinkEnd::Fault(_) => {
                 let code = ErrorCode::LinkProtocol.to_string();
                 let refuse = Refuse { code, message: end.to_string(), retry_after_ms: 0 };
                 put_frame(&mut self.batch, FrameKind::Refuse, 0, &to_json(&refuse));

@@ -14,6 +14,7 @@ use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::ErrorCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::sync::broadcast;
 use tracing::info;
 use tracing::warn;
@@ -30,6 +31,10 @@ use crate::status::About;
 use crate::user_gateway::CallSummary;
 use crate::user_gateway::ConsumerTls;
 use crate::user_gateway::UserGateway;
+
+/// Connections that wait in the kernel for their turn, as far as the kernel allows: all agents
+/// dial at once after a restart.
+const BACKLOG: u32 = 4096;
 
 /// Calls that a watcher may lag behind before it misses some.
 const CALLS_WATCHED_MAX: usize = 1024;
@@ -62,9 +67,9 @@ impl Hub {
         let registry = Registry::open(&dir, config.tunnel.key_file.as_deref()).await.map_err(Failure::from)?;
         let directory = Directory::start(registry.store.clone(), tasks).await.map_err(Failure::from)?;
         let tls = consumer_tls(&config)?;
-        let consumer_listener = listen(config.consumer.listen).await?;
-        let tunnel_listener = listen(config.tunnel.listen).await?;
-        let admin_listener = listen(config.admin.listen).await?;
+        let consumer_listener = listen(config.consumer.listen)?;
+        let tunnel_listener = listen(config.tunnel.listen)?;
+        let admin_listener = listen(config.admin.listen)?;
         let hub = Self {
             consumer: consumer_listener.local_addr()?,
             tunnel: tunnel_listener.local_addr()?,
@@ -147,8 +152,14 @@ fn consumer_tls(config: &Config) -> anyhow::Result<Option<ConsumerTls>> {
     Ok(Some(tls))
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     let failed =
         |error: std::io::Error| Failure::new(ErrorCode::ListenFailed, error.to_string()).at(address.to_string());
-    TcpListener::bind(address).await.map_err(failed)
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(failed)
 }

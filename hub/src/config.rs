@@ -35,6 +35,8 @@ pub struct Config {
     pub admin: Admin,
     /// How long one call may take.
     pub calls: Calls,
+    /// What one link, and all links together, may take.
+    pub limits: Limits,
     /// What is logged, to stderr.
     pub log: Log,
 }
@@ -109,6 +111,17 @@ pub struct Calls {
     pub drain_grace_s: u64,
 }
 
+/// What one link, and all links together, may take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Calls at once on one link. Default: 4096.
+    pub link_streams_max: u32,
+    /// Bytes that agents of all links together may have sent, or may still send, without
+    /// a consumer having read them; above it, new credit is small. Default: 536870912 (512 MiB).
+    pub link_bytes_max: u64,
+}
+
 /// What is logged, to stderr.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -158,6 +171,12 @@ impl Default for Admin {
 impl Default for Calls {
     fn default() -> Self {
         Self { vendor_head_timeout_s: 600, vendor_idle_timeout_s: 300, drain_grace_s: 30 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { link_streams_max: 4096, link_bytes_max: 512 << 20 }
     }
 }
 

@@ -54,6 +54,8 @@ struct State {
     link: Link,
     wakers: HashMap<StreamId, Wakers>,
     closing: Closing,
+    /// What the peer is told when a link that was retired closes.
+    parting: Option<Refuse>,
 }
 
 /// Who waits for what on one stream: at most one reader, one writer and one watcher.
@@ -108,7 +110,12 @@ pub fn websocket_config() -> WebSocketConfig {
 impl LinkHandle {
     /// A link whose handshake is done; [`run`] drives it.
     pub fn new(side: Side, limits: Limits) -> Self {
-        let state = State { link: Link::new(side, limits, Micros(0)), wakers: HashMap::new(), closing: Closing::No };
+        let state = State {
+            link: Link::new(side, limits, Micros(0)),
+            wakers: HashMap::new(),
+            closing: Closing::No,
+            parting: None,
+        };
         Self {
             shared: Arc::new(Shared {
                 side,
@@ -159,6 +166,14 @@ impl LinkHandle {
     /// a word to the peer: a newer link has taken over.
     pub fn retire(&self) {
         self.shared.act(|state| state.closing = state.closing.max(Closing::WhenIdle));
+    }
+
+    /// The same, and tells the peer why when it closes.
+    pub fn retire_saying(&self, refuse: &Refuse) {
+        self.shared.act(|state| {
+            state.closing = state.closing.max(Closing::WhenIdle);
+            state.parting = Some(refuse.clone());
+        });
     }
 
     /// Closes now, telling the peer why.

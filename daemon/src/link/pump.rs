@@ -153,12 +153,17 @@ where
         self.watch_time(cx)?;
         let all_written = self.write(cx)?;
         self.handle_events();
-        let state = self.handle.shared.lock();
+        let mut state = self.handle.shared.lock();
         match state.closing {
             // What is left to say goes with the goodbye, which does not wait for a peer that
             // does not read.
             Closing::Now => Err(LinkEnd::Closed),
-            Closing::WhenIdle if all_written && state.link.is_idle() => Err(LinkEnd::Closed),
+            Closing::WhenIdle if all_written && state.link.is_idle() => {
+                if let Some(refuse) = state.parting.take() {
+                    state.link.send_control(FrameKind::Refuse, &to_json(&refuse));
+                }
+                Err(LinkEnd::Closed)
+            }
             Closing::No | Closing::WhenIdle => Ok(()),
         }
     }

@@ -24,7 +24,6 @@ use keyhaven_protocol::handshake;
 use keyhaven_protocol::handshake::ChannelBinding;
 use keyhaven_protocol::hex::Hex;
 use keyhaven_protocol::id::TokenId;
-use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::Side;
 use keyhaven_protocol::version;
 use tokio_tungstenite::tungstenite::Message;
@@ -190,7 +189,7 @@ fn check(gateway: &AgentGateway, auth: &Auth) -> Result<Agent, Refused> {
 
 /// Enters the link in the roster, which fences the agent's older one.
 async fn enter(gateway: &AgentGateway, auth: &Auth, agent: &Agent) -> Result<Entered, Refused> {
-    let handle = LinkHandle::new(Side::Hub, Limits::default());
+    let handle = LinkHandle::new(Side::Hub, gateway.limits.clone());
     let entering = Entering {
         agent: agent.id,
         name: agent.name.clone(),

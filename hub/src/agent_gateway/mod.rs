@@ -13,6 +13,7 @@ mod model_list;
 mod roster;
 mod seat;
 mod session;
+mod sightings;
 
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ use keyhaven_daemon::tasks::Tasks;
 use keyhaven_daemon::tls;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame::Refuse;
+use keyhaven_protocol::link::Budget;
+use keyhaven_protocol::link::Limits;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -30,6 +33,8 @@ use crate::directory::Directory;
 use crate::registry::Registry;
 use crate::store::agents::Agent;
 use crate::store::agents::AgentState;
+
+use sightings::Sightings;
 
 pub use health::SeatOutcome;
 pub use index::Fit;
@@ -45,6 +50,9 @@ pub use seat::Seat;
 /// When a suspended agent should ask again: its suspension lasts five minutes.
 const SUSPENDED_RETRY_MS: u64 = 60_000;
 
+/// When a copy whose link another one took may try to take it back: at once, they would fight.
+const REPLACED_RETRY_MS: u64 = 60_000;
+
 /// Everything a link's task needs.
 pub struct AgentGateway {
     roster: Roster,
@@ -54,6 +62,9 @@ pub struct AgentGateway {
     config: Config,
     tasks: Tasks,
     handshakes: Arc<Semaphore>,
+    /// What every link is bound by; one budget of bytes for all of them.
+    limits: Limits,
+    sightings: Sightings,
 }
 
 impl AgentGateway {
@@ -70,13 +81,19 @@ impl AgentGateway {
     ) -> Result<Arc<Self>, tls::TlsError> {
         let tls = tls::tunnel_server(&registry.keys.tunnel_key())?;
         let handshakes = Arc::new(Semaphore::new(config.tunnel.handshakes_max as usize));
-        Ok(Arc::new(Self { roster, directory, registry, tls, config, tasks, handshakes }))
+        let limits = limits(&config);
+        let sightings = Sightings::default();
+        Ok(Arc::new(Self { roster, directory, registry, tls, config, tasks, handshakes, limits, sightings }))
     }
 
     /// Accepts links until the hub drains, and keeps the roster to what the operator says.
     pub fn serve(self: &Arc<Self>, listener: TcpListener) {
         self.tasks.spawn("tunnel-listener", accept::accept_loop(self.clone(), listener));
         self.tasks.spawn_until_stop("tunnel-orders", follow_orders(self.clone()));
+        let gateway = self.clone();
+        self.tasks.spawn("agents-seen", async move {
+            gateway.sightings.write_down(&gateway.registry.store, gateway.tasks.stopping()).await;
+        });
     }
 }
 
@@ -124,4 +141,19 @@ fn shut_out(agent: &Agent) -> Option<ErrorCode> {
 fn refusal(code: ErrorCode) -> Refuse {
     let retry_after_ms = if code == ErrorCode::AgentSuspended { SUSPENDED_RETRY_MS } else { 0 };
     Refuse { code: code.to_string(), message: code.cause().to_owned(), retry_after_ms }
+}
+
+/// What the older of two copies is told once its last call is over.
+fn replaced() -> Refuse {
+    let code = ErrorCode::LinkReplaced;
+    Refuse { code: code.to_string(), message: code.cause().to_owned(), retry_after_ms: REPLACED_RETRY_MS }
+}
+
+fn limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        streams_max: usize::try_from(limits.link_streams_max).unwrap_or(usize::MAX),
+        budget: Budget::new(usize::try_from(limits.link_bytes_max).unwrap_or(usize::MAX)),
+        ..Limits::default()
+    }
 }

@@ -179,7 +179,11 @@ impl Roster {
             (older, fought)
         };
         if let Some(older) = older {
-            older.link.handle.retire();
+            if older.link.instance == instance {
+                older.link.handle.retire();
+            } else {
+                older.link.handle.retire_saying(&super::replaced());
+            }
             self.tell_change();
         }
         if fought {

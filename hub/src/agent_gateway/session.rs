@@ -49,6 +49,7 @@ pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Socket>, proved:
         never = orders => match never {},
     };
     drop(proved.entered);
+    gateway.sightings.note(link.agent, unix_ms_now());
     info!(agent.id = %link.agent, link.id = link.number, "agent {} unlinked: {end}", link.name);
 }
 
@@ -76,10 +77,13 @@ impl LinkEvents for Events {
         } else if frame.kind == FrameKind::Pong.number()
             && let Some(token) = self.first_beat.take()
         {
-            self.gateway.tasks.spawn(
-                "first-heartbeat",
-                note_heartbeat(self.gateway.clone(), self.link.clone(), self.public_key, token),
-            );
+            match token {
+                Some(token) => self.gateway.tasks.spawn(
+                    "first-heartbeat",
+                    note_joined(self.gateway.clone(), self.link.clone(), self.public_key, token),
+                ),
+                None => self.gateway.sightings.note(self.link.agent, unix_ms_now()),
+            }
         }
         Ok(())
     }
@@ -90,15 +94,8 @@ impl LinkEvents for Events {
     }
 }
 
-async fn note_heartbeat(gateway: Arc<AgentGateway>, link: Arc<LiveLink>, public_key: [u8; 32], token: Option<TokenId>) {
-    let now = unix_ms_now();
-    let noted = match token {
-        Some(token) => {
-            gateway.registry.store.mark_joined(token, &public_key, now).await.map_err(|error| error.to_string())
-        }
-        None => gateway.registry.store.agent_seen(link.agent, now).await.map_err(|error| error.to_string()),
-    };
-    if let Err(error) = noted {
+async fn note_joined(gateway: Arc<AgentGateway>, link: Arc<LiveLink>, public_key: [u8; 32], token: TokenId) {
+    if let Err(error) = gateway.registry.store.mark_joined(token, &public_key, unix_ms_now()).await {
         warn!(agent.id = %link.agent, "the heartbeat of agent {} was not written down: {error}", link.name);
     }
 }

@@ -158,14 +158,18 @@ impl Store {
         Ok(())
     }
 
-    /// Writes down that the agent was heard of. Decides nothing, so the
-    /// revision stays.
+    /// Writes down when agents were last heard of, all or none. Decides nothing,
+    /// so the revision stays.
     ///
     /// # Errors
     /// [`StoreError::Query`] or [`StoreError::TimeOutOfRange`].
-    pub async fn agent_seen(&self, id: AgentId, now_unix_ms: u64) -> Result<(), StoreError> {
+    pub async fn agents_seen(&self, seen: &[(AgentId, u64)]) -> Result<(), StoreError> {
         let statement = "UPDATE agents SET last_seen_unix_ms = ? WHERE id = ?";
-        sqlx::query(statement).bind(time(now_unix_ms)?).bind(&id.0[..]).execute(&self.pool).await?;
+        let mut together = self.pool.begin().await?;
+        for (id, seen_unix_ms) in seen {
+            sqlx::query(statement).bind(time(*seen_unix_ms)?).bind(&id.0[..]).execute(&mut *together).await?;
+        }
+        together.commit().await?;
         Ok(())
     }
 }
@@ -270,7 +274,7 @@ mod tests {
 
         store.suspend_agent(id, 5000).await.unwrap();
         let raised = store.revision().await.unwrap();
-        store.agent_seen(id, 4000).await.unwrap();
+        store.agents_seen(&[(id, 4000)]).await.unwrap();
 
         let agent = store.agent(id).await.unwrap().unwrap();
         assert_eq!(agent.suspended_until_unix_ms, Some(5000));

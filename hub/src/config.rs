@@ -33,7 +33,7 @@ pub struct Config {
     pub tunnel: Tunnel,
     /// The listener for health, metrics and status.
     pub admin: Admin,
-    /// How long one call may take.
+    /// How long and how often one call may try.
     pub calls: Calls,
     /// What one link, and all links together, may take.
     pub limits: Limits,
@@ -99,7 +99,7 @@ pub struct Admin {
     pub listen: SocketAddr,
 }
 
-/// How long one call may take.
+/// How long and how often one call may try.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Calls {
@@ -109,6 +109,16 @@ pub struct Calls {
     pub vendor_idle_timeout_s: u64,
     /// Seconds that calls under way get to end when the hub is told to stop. Default: 30.
     pub drain_grace_s: u64,
+    /// Seconds that a call which no agent can serve now waits for one that left a moment
+    /// ago or has not come back since the hub's own start. 0: none. Default: 5.
+    pub agent_wait_s: u64,
+    /// Calls that wait for an agent at once; more are refused. Default: 1000.
+    pub agent_waits_max: u32,
+    /// Bytes of one request's body that are kept until the vendor answers, so that the call
+    /// can be tried again with another agent; a larger one is tried once. They count among
+    /// `consumer.held_body_bytes_max`, of which they take half at most. 0: no call is tried
+    /// again once its body has begun to leave. Default: 4194304 (4 MiB).
+    pub replayed_body_bytes: u64,
 }
 
 /// What one link, and all links together, may take.
@@ -170,7 +180,14 @@ impl Default for Admin {
 
 impl Default for Calls {
     fn default() -> Self {
-        Self { vendor_head_timeout_s: 600, vendor_idle_timeout_s: 300, drain_grace_s: 30 }
+        Self {
+            vendor_head_timeout_s: 600,
+            vendor_idle_timeout_s: 300,
+            drain_grace_s: 30,
+            agent_wait_s: 5,
+            agent_waits_max: 1000,
+            replayed_body_bytes: 4 << 20,
+        }
     }
 }
 
@@ -244,6 +261,11 @@ impl Calls {
     /// Without a byte of a response that has begun.
     pub const fn vendor_idle_timeout(&self) -> Duration {
         Duration::from_secs(self.vendor_idle_timeout_s)
+    }
+
+    /// What a call waits for an agent that is expected.
+    pub const fn agent_wait(&self) -> Duration {
+        Duration::from_secs(self.agent_wait_s)
     }
 
     /// What calls under way get when the hub is told to stop.

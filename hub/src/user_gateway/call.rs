@@ -1,12 +1,10 @@
 //! One consumer call, from its head to the head of the answer.
 //!
 //! Invariant: a call reaches an agent only with a good key, an allow-listed endpoint and
-//! a scan that agrees; and it reaches at most one agent.
+//! a scan that agrees.
 
 use std::borrow::Cow;
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,24 +18,16 @@ use http::Version;
 use http::header;
 use hyper::body::Incoming;
 use keyhaven_daemon::clock::unix_ms_now;
-use keyhaven_daemon::link::LinkStream;
-use keyhaven_daemon::link::OpenError;
 use keyhaven_protocol::ErrorCode;
-use keyhaven_protocol::frame::Abort;
-use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::BodyLength;
-use keyhaven_protocol::frame::OpenHead;
 use keyhaven_protocol::frame::ResponseHead;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::provider::endpoint::BodyKind;
 use keyhaven_protocol::provider::endpoint::is_allowed_query;
 use keyhaven_protocol::provider::headers::credential;
-use keyhaven_protocol::provider::headers::request_to_tunnel;
 use keyhaven_protocol::provider::headers::response_to_consumer;
 use keyhaven_protocol::provider::native_error::ErrorShape;
-use keyhaven_protocol::provider::policy::check_head;
 use keyhaven_protocol::provider::route::Candidate;
-use keyhaven_protocol::provider::route::Route;
 use keyhaven_protocol::provider::route::route;
 use keyhaven_protocol::request_scan::RequestScan;
 use uuid::Uuid;
@@ -45,27 +35,25 @@ use uuid::Uuid;
 use super::CallSummary;
 use super::Outcome;
 use super::UserGateway;
+use super::attempt::AGENT_HEAD_START;
+use super::attempt::Answered;
+use super::attempt::Attempts;
+use super::attempt::Call;
 use super::body::AnswerBody;
 use super::models;
 use super::refusal::Refusal;
-use super::request::Held;
-use super::request::HoldError;
 use super::request::RequestBody;
-use super::request::Upload;
 use super::response::Record;
 use super::response::Relayed;
+use super::upload::HoldError;
+use super::upload::Upload;
 use super::writes::Flushed;
-use crate::agent_gateway::Seat;
-use crate::dispatch::Wanted;
 
 /// The header that names the call in every answer.
 const CALL_ID: HeaderName = HeaderName::from_static("keyhaven-call-id");
 
 /// Headers in one request.
 const HEADERS_MAX: usize = 256;
-
-/// What the hub waits beyond the agent's own timeouts, so that the agent's word comes first.
-const AGENT_HEAD_START: Duration = Duration::from_secs(5);
 
 impl UserGateway {
     /// The answer to any request; it is always one.
@@ -74,7 +62,7 @@ impl UserGateway {
         let mut record = Record::new(self.clone(), summary(call, &request));
         let mut response = match self.serve_call(call, request, &mut record).await {
             Ok(Answer::Ours(body)) => ours(body, record),
-            Ok(Answer::Relayed(head, stream, upload)) => {
+            Ok(Answer::Relayed(Answered { head, stream, upload })) => {
                 self.relay(head, Relayed::new(stream, upload, flushed, self.idle(), record))
             }
             Err(refusal) => {
@@ -124,29 +112,13 @@ impl UserGateway {
         }
         let scan = RequestScan::for_candidates(&route.candidates, head.headers.get(header::CONTENT_TYPE));
         let scan = scan.map_err(|error| Refusal::scan(shape, &error).closing())?;
-        let mut held = self.hold(incoming, scan, shape).await?;
-        let model = held.scan().model().map(str::to_owned);
+        let upload = self.hold(incoming, scan, shape).await?;
+        let model = upload.scan().model().map(str::to_owned);
         record.summary.model.clone_from(&model);
-        record.summary.request_bytes = held.bytes();
-        let candidate = self.resolve(&route, model.as_deref())?;
-        check_head(candidate.endpoint, head.uri.query(), &head.headers)
-            .map_err(|error| Refusal::with_message(shape, error.code(), error.to_string()))?;
-        held.agree(candidate.endpoint).map_err(|error| error.refusal(shape))?;
-        record.summary.provider = Some(candidate.endpoint.provider());
-        let seat = self.seat(&route, &candidate, model.as_deref())?;
-        let open = OpenHead {
-            call,
-            vendor_key: seat.vendor_key,
-            endpoint: candidate.endpoint.number(),
-            parameter: candidate.parameter,
-            query: head.uri.query().map(str::to_owned),
-            body,
-            headers: request_to_tunnel(candidate.endpoint, &head.headers),
-        };
-        let stream = seat.link.handle.open(&open).map_err(|error| open_refusal(shape, &error))?;
-        record.summary.agent = Some(seat.link.agent);
-        let upload = Box::new(Upload::new(held, stream.clone()));
-        self.await_head(stream, upload, shape, record).await
+        record.summary.request_bytes = upload.bytes();
+        let model = model.as_deref();
+        let call = Call { id: call, route: &route, model, query: head.uri.query(), headers: &head.headers, body };
+        Attempts::new(self, call, upload, record).run().await.map(Answer::Relayed)
     }
 
     fn check_head(&self, head: &http::request::Parts, shape: ErrorShape) -> Result<(), Refusal> {
@@ -168,88 +140,14 @@ impl UserGateway {
     }
 
     /// Reads until the scan has seen the model or the body ends.
-    async fn hold(&self, incoming: Incoming, scan: RequestScan, shape: ErrorShape) -> Result<Held, Refusal> {
+    async fn hold(&self, incoming: Incoming, scan: RequestScan, shape: ErrorShape) -> Result<Box<Upload>, Refusal> {
         let consumer = &self.config.consumer;
         let body = RequestBody::new(incoming, scan, consumer.request_body_bytes_max, consumer.request_idle_timeout());
-        Held::read(body, self.held.share()).await.map_err(|error| match error {
+        let replayed = self.config.calls.replayed_body_bytes;
+        Upload::hold(body, self.held.share(), replayed).await.map_err(|error| match error {
             HoldError::Full => Refusal::new(shape, ErrorCode::HubBusy).closing(),
             HoldError::Request(error) => error.refusal(shape),
         })
-    }
-
-    fn resolve(&self, route: &Route, model: Option<&str>) -> Result<Candidate, Refusal> {
-        if model.is_none() && route.candidates.len() > 1 {
-            let why = "`model` is missing; it says which vendor is meant".to_owned();
-            return Err(Refusal::with_message(route.shape, ErrorCode::RequestMalformed, why));
-        }
-        route
-            .resolve(model, |provider, model| self.roster.lists(provider, model))
-            .map_err(|error| Refusal::route(&error))
-    }
-
-    fn seat(&self, route: &Route, candidate: &Candidate, model: Option<&str>) -> Result<Seat, Refusal> {
-        let wanted = Wanted {
-            provider: candidate.endpoint.provider(),
-            resource: route.azure_resource.as_deref(),
-            model: candidate.parameter.as_deref().or(model),
-            tried: &[],
-        };
-        let missing = || {
-            // Somebody offers the vendor, only not this deployment or resource: that is final.
-            let offered = self.roster.offers(wanted.provider);
-            Refusal::new(route.shape, if offered { ErrorCode::ModelUnknown } else { ErrorCode::NoAgent })
-        };
-        self.dispatch.choose(&self.roster, wanted).ok_or_else(missing)
-    }
-
-    /// Passes the body on while waiting for the head; an answer may come before the last byte.
-    async fn await_head(
-        &self,
-        stream: LinkStream,
-        upload: Box<Upload>,
-        shape: ErrorShape,
-        record: &mut Record,
-    ) -> Result<Answer, Refusal> {
-        let mut upload = Some(upload);
-        let patience = self.config.calls.vendor_head_timeout() + AGENT_HEAD_START;
-        let mut deadline = Box::pin(tokio::time::sleep(patience));
-        let mut passed_on = 0;
-        let head = poll_fn(|cx| {
-            if let Some(passing) = &mut upload {
-                let passed = passing.poll(cx);
-                if passing.passed_on() != passed_on || passed.is_ready() {
-                    passed_on = passing.passed_on();
-                    deadline.as_mut().reset(tokio::time::Instant::now() + patience);
-                }
-                record.summary.request_bytes = passing.bytes();
-                if let Poll::Ready(passed) = passed {
-                    upload = None;
-                    if let Err(error) = passed {
-                        return Poll::Ready(Err(error.refusal(shape)));
-                    }
-                }
-            }
-            if let Poll::Ready(head) = stream.poll_head(cx) {
-                return Poll::Ready(head.map_err(|abort| Refusal::aborted(shape, &abort)));
-            }
-            if Future::poll(deadline.as_mut(), cx).is_ready() {
-                return Poll::Ready(Err(Refusal::new(shape, ErrorCode::VendorTimeout)));
-            }
-            Poll::Pending
-        })
-        .await;
-        let head = match head {
-            Ok(head) => head,
-            Err(refusal) => {
-                // An unfinished upload means that the consumer still sends: the connection ends.
-                stream.abort(Abort::new(AbortReason::Deadline));
-                return Err(if upload.is_some() { refusal.closing() } else { refusal });
-            }
-        };
-        // 101 answers a request for a WebSocket and nothing else.
-        let head = ResponseHead::decode(head).ok().filter(|head| !head.status.is_informational());
-        let head = head.ok_or_else(|| Refusal::new(shape, ErrorCode::AgentRefused))?;
-        Ok(Answer::Relayed(head, stream, upload))
     }
 
     fn relay(&self, head: ResponseHead, mut relayed: Relayed) -> Response<AnswerBody> {
@@ -260,6 +158,11 @@ impl UserGateway {
         response
     }
 
+    /// How long an attempt that does not move may wait for the vendor's head.
+    pub(super) fn head_patience(&self) -> Duration {
+        self.config.calls.vendor_head_timeout() + AGENT_HEAD_START
+    }
+
     /// How long a response may be silent.
     fn idle(&self) -> Duration {
         self.config.calls.vendor_idle_timeout() + AGENT_HEAD_START
@@ -268,7 +171,7 @@ impl UserGateway {
 
 enum Answer {
     Ours(Bytes),
-    Relayed(ResponseHead, LinkStream, Option<Box<Upload>>),
+    Relayed(Answered),
 }
 
 fn ours(body: Bytes, mut record: Record) -> Response<AnswerBody> {
@@ -279,13 +182,6 @@ fn ours(body: Bytes, mut record: Record) -> Response<AnswerBody> {
     let mut response = Response::new(AnswerBody::ours(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
-}
-
-fn open_refusal(shape: ErrorShape, error: &OpenError) -> Refusal {
-    match error {
-        OpenError::Refused(_) => Refusal::new(shape, ErrorCode::HubBusy),
-        OpenError::Head(_) => Refusal::new(shape, ErrorCode::HeadTooLarge),
-    }
 }
 
 /// How the consumer frames its body. A length beyond the bound is refused before a byte is read.
@@ -306,6 +202,7 @@ fn summary(call: CallId, request: &Request<Incoming>) -> CallSummary {
         provider: None,
         model: None,
         agent: None,
+        attempts: 0,
         status: 0,
         outcome: Outcome::Aborted,
         request_bytes: 0,

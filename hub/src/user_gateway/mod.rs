@@ -3,15 +3,20 @@
 //! Invariant: bodies pass unchanged, and every answer that is ours has the vendor's
 //! error shape and the call's id.
 
+mod attempt;
 mod body;
 mod call;
+mod held;
 mod linger;
 mod listen;
 mod models;
+mod placing;
 mod refusal;
 mod repoll;
 mod request;
 mod response;
+mod upload;
+mod waiting;
 mod writes;
 
 use std::sync::Arc;
@@ -31,7 +36,8 @@ use crate::dispatch::Dispatch;
 
 pub use listen::ConsumerTls;
 
-use request::HeldBytes;
+use held::HeldBytes;
+use waiting::WaitingRoom;
 
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -58,8 +64,10 @@ pub struct CallSummary {
     pub provider: Option<Provider>,
     /// The model the request named.
     pub model: Option<String>,
-    /// The agent that served it, if one did.
+    /// The agent that served it, or was the last to be tried.
     pub agent: Option<AgentId>,
+    /// Seats it was tried on; more than one after a failover.
+    pub attempts: u32,
     /// The status the consumer saw.
     pub status: u16,
     /// What became of it.
@@ -81,6 +89,7 @@ pub struct UserGateway {
     roster: Roster,
     dispatch: Dispatch,
     held: HeldBytes,
+    waiting: WaitingRoom,
     calls: broadcast::Sender<CallSummary>,
     served: AtomicU64,
     tasks: Tasks,
@@ -96,12 +105,14 @@ impl UserGateway {
         tasks: Tasks,
     ) -> Arc<Self> {
         let held = HeldBytes::new(config.consumer.held_body_bytes_max);
+        let waiting = WaitingRoom::new(config.calls.agent_waits_max, config.calls.agent_wait());
         Arc::new(Self {
             config,
             directory,
             roster,
             dispatch: Dispatch::new(),
             held,
+            waiting,
             calls,
             served: AtomicU64::new(0),
             tasks,
@@ -113,3 +124,6 @@ impl UserGateway {
         self.served.load(std::sync::atomic::Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests;

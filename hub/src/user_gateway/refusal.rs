@@ -67,6 +67,16 @@ impl Refusal {
         Self { retry_after: Some(Duration::from_millis(abort.retry_after_ms.into())), ..refusal }
     }
 
+    /// When a consumer is told to come back.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The same, if it tells when to come back at all, with the soonest time that was heard of.
+    pub(super) fn retry_within(self, soonest: Option<Duration>) -> Self {
+        Self { retry_after: self.retry_after.and(soonest), ..self }
+    }
+
     /// The connection ends with this answer, because the request was not read to its end.
     pub(super) fn closing(self) -> Self {
         Self { close: true, ..self }

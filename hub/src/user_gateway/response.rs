@@ -28,7 +28,7 @@ use tracing::info;
 use super::CallSummary;
 use super::Outcome;
 use super::UserGateway;
-use super::request::Upload;
+use super::upload::Upload;
 use super::writes::Flushed;
 
 /// The response broke off; the consumer's connection is cut so that it shows.
@@ -140,7 +140,7 @@ impl Relayed {
     /// that `Upload` sent comes back as the stream's end.
     fn poll_upload(&mut self, cx: &mut Context<'_>) {
         if let Some(upload) = &mut self.upload
-            && upload.poll(cx).is_ready()
+            && upload.poll(&self.stream, cx).is_ready()
         {
             self.record.summary.request_bytes = upload.bytes();
             self.upload = None;

@@ -88,6 +88,7 @@ mod tests {
             provider: Some(Provider::OpenAi),
             model: model.map(str::to_owned),
             agent: None,
+            attempts: 1,
             status: 200,
             outcome,
             request_bytes: 1,

@@ -1,0 +1,255 @@
+//! The attempts of one call: a seat, the body passed on, the head awaited, and another seat
+//! after a definite negative.
+//!
+//! Invariant: at most one attempt is alive; an earlier one is aborted before the next begins,
+//! and after a head was accepted there is no other.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use keyhaven_daemon::link::LinkStream;
+use keyhaven_daemon::link::OpenError;
+use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::frame::Abort;
+use keyhaven_protocol::frame::AbortReason;
+use keyhaven_protocol::frame::BodyLength;
+use keyhaven_protocol::frame::OpenHead;
+use keyhaven_protocol::frame::ResponseHead;
+use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::provider::headers::request_to_tunnel;
+use keyhaven_protocol::provider::policy::check_head;
+use keyhaven_protocol::provider::route::Candidate;
+use keyhaven_protocol::provider::route::Route;
+use metrics::counter;
+use tokio::time::Instant;
+use tokio::time::Sleep;
+use tracing::debug;
+
+use super::UserGateway;
+use super::placing::another_seat;
+use super::placing::endpoint_of;
+use super::placing::first_seat;
+use super::refusal::Refusal;
+use super::request::RequestError;
+use super::response::Record;
+use super::upload::Upload;
+use crate::agent_gateway::Seat;
+
+/// Seats that one call is tried on.
+const ATTEMPTS_MAX: usize = 3;
+
+/// What the hub waits beyond the agent's own timeouts, so that the agent's word comes first.
+pub(super) const AGENT_HEAD_START: Duration = Duration::from_secs(5);
+
+/// One call, once its head and the beginning of its body are known.
+pub(super) struct Call<'a> {
+    pub(super) id: CallId,
+    pub(super) route: &'a Route,
+    pub(super) model: Option<&'a str>,
+    pub(super) query: Option<&'a str>,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) body: BodyLength,
+}
+
+/// The vendor's head, and the stream that carries the rest.
+pub(super) struct Answered {
+    pub(super) head: ResponseHead,
+    pub(super) stream: LinkStream,
+    /// What is left of the request, if the vendor answered before its end.
+    pub(super) upload: Option<Box<Upload>>,
+}
+
+/// What a call does until it is answered.
+pub(super) struct Attempts<'a> {
+    gateway: &'a UserGateway,
+    call: Call<'a>,
+    record: &'a mut Record,
+    upload: Box<Upload>,
+    tried: Vec<Seat>,
+    deadline: Pin<Box<Sleep>>,
+}
+
+/// An attempt without a head.
+enum Failed {
+    /// Nothing of the call took place: another seat may serve it.
+    Negative(&'static str, Refusal),
+    /// That is the answer.
+    Final(Refusal),
+}
+
+/// What came instead of a head.
+enum NoHead {
+    Aborted(Abort),
+    Request(RequestError),
+    TooLate,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(gateway: &'a UserGateway, call: Call<'a>, upload: Box<Upload>, record: &'a mut Record) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(gateway.head_patience()));
+        Self { gateway, call, record, upload, tried: Vec::new(), deadline }
+    }
+
+    /// Tries until there is a head or a last word.
+    ///
+    /// # Errors
+    /// That last word.
+    pub(super) async fn run(mut self) -> Result<Answered, Refusal> {
+        let shape = self.call.route.shape;
+        let candidate = endpoint_of(self.gateway, &self.call).await?;
+        self.record.summary.provider = Some(candidate.endpoint.provider());
+        check_head(candidate.endpoint, self.call.query, self.call.headers)
+            .map_err(|error| self.last_word(Refusal::with_message(shape, error.code(), error.to_string())))?;
+        self.upload.agree(candidate.endpoint).map_err(|error| error.refusal(shape))?;
+        let mut seat = match first_seat(self.gateway, &self.call, &candidate).await {
+            Ok(seat) => seat,
+            Err(refusal) => return Err(self.last_word(refusal)),
+        };
+        let mut open = OpenHead {
+            call: self.call.id,
+            vendor_key: seat.vendor_key,
+            endpoint: candidate.endpoint.number(),
+            parameter: candidate.parameter.clone(),
+            query: self.call.query.map(str::to_owned),
+            body: self.call.body,
+            headers: request_to_tunnel(candidate.endpoint, self.call.headers),
+        };
+        let mut soonest: Option<Duration> = None;
+        loop {
+            open.vendor_key = seat.vendor_key;
+            let attempted = self.attempt(&seat, &open).await;
+            let link_is_up = seat.link.is_open();
+            self.tried.push(seat);
+            let (reason, refusal) = match attempted {
+                Ok((head, stream)) if !head.status.is_server_error() => return Ok(self.answered(head, stream)),
+                Ok((head, stream)) => {
+                    let Some(next) = self.next_seat(&candidate, false).await else {
+                        return Ok(self.answered(head, stream));
+                    };
+                    stream.abort(Abort::new(AbortReason::Finished));
+                    drop(stream);
+                    self.fail_over("vendor_5xx");
+                    seat = next;
+                    continue;
+                }
+                Err(Failed::Final(refusal)) => return Err(self.last_word(refusal)),
+                Err(Failed::Negative(reason, refusal)) => (reason, refusal),
+            };
+            soonest = soonest.into_iter().chain(refusal.retry_after()).min();
+            // An agent whose link is gone may be back in a moment, on another one.
+            let Some(next) = self.next_seat(&candidate, !link_is_up).await else {
+                return Err(self.last_word(refusal.retry_within(soonest)));
+            };
+            self.fail_over(reason);
+            seat = next;
+        }
+    }
+
+    /// One attempt. When it fails its stream is over: nothing of it can reach the consumer.
+    async fn attempt(&mut self, seat: &Seat, open: &OpenHead) -> Result<(ResponseHead, LinkStream), Failed> {
+        let shape = self.call.route.shape;
+        self.record.summary.attempts += 1;
+        self.record.summary.agent = Some(seat.link.agent);
+        let stream = seat.link.handle.open(open).map_err(|error| match error {
+            OpenError::Refused(_) => Failed::Negative("open_refused", Refusal::new(shape, ErrorCode::HubBusy)),
+            OpenError::Head(_) => Failed::Final(Refusal::new(shape, ErrorCode::HeadTooLarge)),
+        })?;
+        let no_head = match self.await_head(&stream).await {
+            Ok(head) => match ResponseHead::decode(head) {
+                Ok(head) => return Ok((head, stream)),
+                Err(_) => NoHead::Aborted(Abort::new(AbortReason::Protocol)),
+            },
+            Err(no_head) => no_head,
+        };
+        stream.abort(Abort::new(AbortReason::Deadline));
+        Err(match no_head {
+            NoHead::Aborted(abort) if is_negative(abort.reason) => {
+                Failed::Negative(abort.reason.name(), Refusal::aborted(shape, &abort))
+            }
+            NoHead::Aborted(abort) => Failed::Final(Refusal::aborted(shape, &abort)),
+            NoHead::Request(error) => Failed::Final(error.refusal(shape)),
+            NoHead::TooLate => Failed::Final(Refusal::new(shape, ErrorCode::VendorTimeout)),
+        })
+    }
+
+    /// Passes the body on while waiting for the head; an answer may come before the last byte.
+    async fn await_head(&mut self, stream: &LinkStream) -> Result<Bytes, NoHead> {
+        let Self { gateway, upload, record, deadline, .. } = self;
+        let patience = gateway.head_patience();
+        deadline.as_mut().reset(Instant::now() + patience);
+        let mut passed_on = upload.passed_on();
+        poll_fn(|cx| {
+            if !upload.is_over() {
+                let passed = upload.poll(stream, cx);
+                if upload.passed_on() != passed_on || passed.is_ready() {
+                    passed_on = upload.passed_on();
+                    deadline.as_mut().reset(Instant::now() + patience);
+                }
+                record.summary.request_bytes = upload.bytes();
+                if let Poll::Ready(Err(error)) = passed {
+                    return Poll::Ready(Err(NoHead::Request(error)));
+                }
+            }
+            if let Poll::Ready(head) = stream.poll_head(cx) {
+                return Poll::Ready(head.map_err(NoHead::Aborted));
+            }
+            deadline.as_mut().poll(cx).map(|()| Err(NoHead::TooLate))
+        })
+        .await
+    }
+
+    /// A seat that was not tried yet, if the call may and can be tried again.
+    async fn next_seat(&self, candidate: &Candidate, link_is_gone: bool) -> Option<Seat> {
+        if self.tried.len() >= ATTEMPTS_MAX || !self.upload.is_replayable() {
+            return None;
+        }
+        another_seat(self.gateway, &self.call, candidate, &self.tried, link_is_gone).await
+    }
+
+    fn fail_over(&mut self, reason: &'static str) {
+        let call = self.call.id;
+        counter!("keyhaven_user_gateway_failovers_total", "reason" => reason).increment(1);
+        debug!(call.id = %call, failover.reason = reason, "call {call} goes to another seat: {reason}");
+        self.upload.rewind();
+    }
+
+    fn answered(mut self, head: ResponseHead, stream: LinkStream) -> Answered {
+        self.upload.settle();
+        let upload = Some(self.upload).filter(|upload| !upload.is_over());
+        Answered { head, stream, upload }
+    }
+
+    /// An unfinished upload means that the consumer still sends: the connection ends.
+    fn last_word(&self, refusal: Refusal) -> Refusal {
+        if self.upload.is_complete() { refusal } else { refusal.closing() }
+    }
+}
+
+/// Whether the abort says for certain that no answer to this call was begun. That the vendor
+/// was too slow does not: it may be at work.
+fn is_negative(reason: AbortReason) -> bool {
+    match reason {
+        AbortReason::OwnerRefused
+        | AbortReason::OwnerRateLimited
+        | AbortReason::VendorUnreachable
+        | AbortReason::Busy
+        | AbortReason::OfferUnknown
+        | AbortReason::NotAllowed
+        | AbortReason::LinkLost
+        | AbortReason::Stopping => true,
+        AbortReason::Unspecified
+        | AbortReason::ConsumerGone
+        | AbortReason::RequestBroken
+        | AbortReason::Finished
+        | AbortReason::Protocol
+        | AbortReason::FlowControl
+        | AbortReason::Deadline
+        | AbortReason::VendorTimeout
+        | AbortReason::VendorBroke
+        | AbortReason::VendorGarbage => false,
+    }
+}

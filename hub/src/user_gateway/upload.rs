@@ -1,0 +1,243 @@
+//! A request's body on its way to an agent: held back until the model is known, passed
+//! on, and kept as long as another attempt may need it.
+//!
+//! Invariant: the last piece leaves only after the whole scan agreed, so that a request
+//! we would refuse never becomes complete at a vendor.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use bytes::Bytes;
+use bytes::BytesMut;
+use keyhaven_daemon::link::LinkStream;
+use keyhaven_protocol::frame::Abort;
+use keyhaven_protocol::frame::AbortReason;
+use keyhaven_protocol::provider::endpoint::Endpoint;
+use keyhaven_protocol::request_scan::RequestScan;
+
+use super::held::HeldShare;
+use super::request::RequestBody;
+use super::request::RequestError;
+
+/// Pieces below this are gathered: each would cost more than it holds.
+const GATHER_BELOW_BYTES: usize = 16 * 1024;
+
+/// What is read ahead of the dispatch once the model is known.
+const READ_AHEAD_BYTES_MAX: u64 = 64 * 1024;
+
+/// Pieces of one body that are kept for another attempt; tiny ones would cost far more than
+/// they hold.
+const REPLAYED_PIECES_MAX: usize = 1024;
+
+/// Why a body is not held any longer.
+#[derive(Debug)]
+pub(super) enum HoldError {
+    /// All calls together hold back as much as they may.
+    Full,
+    /// The request itself.
+    Request(RequestError),
+}
+
+/// A body being passed on.
+pub(super) struct Upload {
+    body: RequestBody,
+    /// From the body's first piece on while it can be replayed, else what has not left.
+    pieces: VecDeque<Bytes>,
+    small: BytesMut,
+    /// How many of `pieces` the stream of this attempt was given.
+    given: usize,
+    /// The most bytes that are kept for another attempt.
+    replayed_bytes_max: u64,
+    replayable: bool,
+    /// The body ended and the scan agreed to it.
+    complete: bool,
+    /// Nothing more will be handed to the stream of this attempt.
+    over: bool,
+    share: HeldShare,
+    passed_on: u64,
+}
+
+impl Upload {
+    /// Reads until the scan has seen the model or the body ends, and then what is there
+    /// already, so that a small request leaves in one message.
+    pub(super) async fn hold(
+        body: RequestBody,
+        share: HeldShare,
+        replayed_bytes_max: u64,
+    ) -> Result<Box<Self>, HoldError> {
+        let mut upload = Box::new(Self {
+            body,
+            pieces: VecDeque::new(),
+            small: BytesMut::new(),
+            given: 0,
+            replayed_bytes_max,
+            replayable: true,
+            complete: false,
+            over: false,
+            share,
+            passed_on: 0,
+        });
+        loop {
+            let waits = upload.body.scan().model().is_none();
+            let piece = poll_fn(|cx| match upload.body.poll_piece(cx) {
+                Poll::Ready(piece) => Poll::Ready(Some(piece)),
+                Poll::Pending if waits => Poll::Pending,
+                Poll::Pending => Poll::Ready(None),
+            });
+            match piece.await.transpose().map_err(HoldError::Request)? {
+                None => break,
+                Some(None) => {
+                    upload.complete = true;
+                    break;
+                }
+                Some(Some(piece)) => upload.hold_back(piece)?,
+            }
+            if !waits && upload.body.bytes() > READ_AHEAD_BYTES_MAX {
+                break;
+            }
+        }
+        upload.gather();
+        upload.replayable = upload.body.bytes() <= replayed_bytes_max && upload.share.grow_for_copies(0);
+        Ok(upload)
+    }
+
+    /// What the scan has seen.
+    pub(super) fn scan(&self) -> &RequestScan {
+        self.body.scan()
+    }
+
+    /// Holds the body to the one endpoint that is meant.
+    ///
+    /// # Errors
+    /// When what was read already is refused there.
+    pub(super) fn agree(&mut self, endpoint: Endpoint) -> Result<(), RequestError> {
+        self.body.agree(endpoint)
+    }
+
+    /// Bytes read so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.body.bytes()
+    }
+
+    /// Pieces handed to links so far: it moves as long as an agent takes them.
+    pub(super) fn passed_on(&self) -> u64 {
+        self.passed_on
+    }
+
+    /// Whether the consumer has sent all of it, and the scan agreed.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether nothing more will be handed to the stream of this attempt.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Whether another attempt could be given the whole body.
+    pub(super) fn is_replayable(&self) -> bool {
+        self.replayable
+    }
+
+    /// The next stream gets the body from its beginning.
+    pub(super) fn rewind(&mut self) {
+        debug_assert!(self.replayable, "what was let go of cannot be sent again");
+        self.given = 0;
+        self.over = false;
+    }
+
+    /// No other attempt will need what has left.
+    pub(super) fn settle(&mut self) {
+        self.replayable = false;
+        let left: usize = self.pieces.drain(..self.given).map(|piece| piece.len()).sum();
+        self.given = 0;
+        self.share.shrink(left as u64);
+    }
+
+    /// Ready when the whole body was handed to the stream, or the stream takes no more: then
+    /// what its other end says is the answer.
+    ///
+    /// # Errors
+    /// When the body cannot be passed on; the stream is aborted then.
+    pub(super) fn poll(&mut self, stream: &LinkStream, cx: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
+        if self.over {
+            return Poll::Ready(Ok(()));
+        }
+        let result = ready!(self.poll_pass_on(stream, cx));
+        self.over = true;
+        if result.is_err() {
+            stream.abort(Abort::new(AbortReason::RequestBroken));
+        }
+        Poll::Ready(result)
+    }
+
+    fn poll_pass_on(&mut self, stream: &LinkStream, cx: &mut Context<'_>) -> Poll<Result<(), RequestError>> {
+        loop {
+            // The newest piece waits for the scan of what follows.
+            while self.given + 1 < self.pieces.len() {
+                if ready!(stream.poll_capacity(cx)).is_err() || stream.send_data(self.next()).is_err() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            if self.complete {
+                if ready!(stream.poll_capacity(cx)).is_ok() {
+                    // A stream that is over in between says so to whoever reads it.
+                    let _ = stream.send_last(self.next(), Bytes::new());
+                }
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(self.body.poll_piece(cx))? {
+                Some(piece) => self.keep(piece),
+                None => self.complete = true,
+            }
+        }
+    }
+
+    /// The next piece for the stream; empty when there is none left.
+    fn next(&mut self) -> Bytes {
+        self.passed_on += 1;
+        if self.replayable {
+            let piece = self.pieces.get(self.given).cloned();
+            self.given += usize::from(piece.is_some());
+            return piece.unwrap_or_default();
+        }
+        let piece = self.pieces.pop_front().unwrap_or_default();
+        self.share.shrink(piece.len() as u64);
+        piece
+    }
+
+    fn keep(&mut self, piece: Bytes) {
+        if self.replayable {
+            let fits = self.body.bytes() <= self.replayed_bytes_max && self.pieces.len() < REPLAYED_PIECES_MAX;
+            if !(fits && self.share.grow_for_copies(piece.len() as u64)) {
+                self.settle();
+            }
+        }
+        self.pieces.push_back(piece);
+    }
+
+    fn hold_back(&mut self, piece: Bytes) -> Result<(), HoldError> {
+        if !self.share.grow(piece.len() as u64) {
+            return Err(HoldError::Full);
+        }
+        if piece.len() < GATHER_BELOW_BYTES {
+            self.small.extend_from_slice(&piece);
+        }
+        if self.small.len() >= GATHER_BELOW_BYTES || piece.len() >= GATHER_BELOW_BYTES {
+            self.gather();
+        }
+        if piece.len() >= GATHER_BELOW_BYTES {
+            self.pieces.push_back(piece);
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push_back(self.small.split().freeze());
+        }
+    }
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http::StatusCode;
 use keyhaven_daemon::link::LinkStream;
 use keyhaven_daemon::link::OpenError;
 use keyhaven_protocol::ErrorCode;
@@ -160,8 +161,9 @@ impl<'a> Attempts<'a> {
         })?;
         let no_head = match self.await_head(&stream).await {
             Ok(head) => match ResponseHead::decode(head) {
-                Ok(head) => return Ok((head, stream)),
-                Err(_) => NoHead::Aborted(Abort::new(AbortReason::Protocol)),
+                // Nobody asked for another protocol.
+                Ok(head) if head.status != StatusCode::SWITCHING_PROTOCOLS => return Ok((head, stream)),
+                Ok(_) | Err(_) => NoHead::Aborted(Abort::new(AbortReason::Protocol)),
             },
             Err(no_head) => no_head,
         };

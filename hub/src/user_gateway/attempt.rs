@@ -39,6 +39,7 @@ use super::request::RequestError;
 use super::response::Record;
 use super::upload::Upload;
 use crate::agent_gateway::Seat;
+use crate::agent_gateway::SeatOutcome;
 
 /// Seats that one call is tried on.
 const ATTEMPTS_MAX: usize = 3;
@@ -162,11 +163,23 @@ impl<'a> Attempts<'a> {
         let no_head = match self.await_head(&stream).await {
             Ok(head) => match ResponseHead::decode(head) {
                 // Nobody asked for another protocol.
-                Ok(head) if head.status != StatusCode::SWITCHING_PROTOCOLS => return Ok((head, stream)),
+                Ok(head) if head.status != StatusCode::SWITCHING_PROTOCOLS => {
+                    let failed = head.status.is_server_error();
+                    self.note(seat, open, if failed { SeatOutcome::Failed } else { SeatOutcome::Served });
+                    return Ok((head, stream));
+                }
                 Ok(_) | Err(_) => NoHead::Aborted(Abort::new(AbortReason::Protocol)),
             },
             Err(no_head) => no_head,
         };
+        let outcome = match &no_head {
+            NoHead::Aborted(abort) => SeatOutcome::of_abort(abort),
+            NoHead::Request(_) => None,
+            NoHead::TooLate => Some(SeatOutcome::Failed),
+        };
+        if let Some(outcome) = outcome {
+            self.note(seat, open, outcome);
+        }
         stream.abort(Abort::new(AbortReason::Deadline));
         Err(match no_head {
             NoHead::Aborted(abort) if is_negative(abort.reason) => {
@@ -202,6 +215,11 @@ impl<'a> Attempts<'a> {
             deadline.as_mut().poll(cx).map(|()| Err(NoHead::TooLate))
         })
         .await
+    }
+
+    /// What dispatch learns of the seat.
+    fn note(&self, seat: &Seat, open: &OpenHead, outcome: SeatOutcome) {
+        self.gateway.dispatch.note(seat, open.parameter.as_deref().or(self.call.model), outcome);
     }
 
     /// A seat that was not tried yet, if the call may and can be tried again.

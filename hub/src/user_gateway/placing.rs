@@ -103,9 +103,9 @@ fn choose(gateway: &UserGateway, call: &Call<'_>, candidate: &Candidate, tried: 
     let resource = call.route.azure_resource.as_deref();
     let wanted = Wanted { provider: candidate.endpoint.provider(), resource, model, tried };
     let seat = gateway.dispatch.choose(&gateway.roster, wanted)?;
-    // A seat that never named the model would answer that it does not exist, which is worse
-    // than what the seat that named it said.
-    let named = |seat: &Seat| model.is_some_and(|model| seat.lists(model));
-    let falls_short = tried.first().is_some_and(|first| named(first) && !named(&seat));
+    // A seat that lists other models would answer that this one does not exist, which is
+    // worse than what the seat that lists it said.
+    let lists = |seat: &Seat| model.is_some_and(|model| seat.models.iter().any(|listed| &*listed.id == model));
+    let falls_short = tried.first().is_some_and(|first| lists(first) && !seat.models.is_empty() && !lists(&seat));
     (!falls_short).then_some(seat)
 }

@@ -22,7 +22,6 @@ use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::Egress;
 use keyhaven_protocol::frame::Frame;
-use keyhaven_protocol::frame::Offer;
 use keyhaven_protocol::frame::OpenHead;
 use keyhaven_protocol::frame::ResponseHead;
 use keyhaven_protocol::hex::Hex;
@@ -34,7 +33,7 @@ use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Side;
 use keyhaven_protocol::provider::Provider;
-use serde_json::value::RawValue;
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -138,9 +137,10 @@ impl Scene {
     }
 
     pub(super) fn offer(&self, agent: &Agent, models: &[&str]) {
-        let models = models.iter().map(|id| RawValue::from_string(format!(r#"{{"id":"{id}"}}"#)).unwrap()).collect();
+        let models: Vec<_> = models.iter().map(|id| json!({ "id": id })).collect();
         let vendor_key = VendorKeyId(agent.live.agent.0);
-        self.roster.offer(&agent.live, Offer { vendor_key, provider: Provider::OpenAi, resource: None, models });
+        let offer = json!({ "vendor_key": vendor_key, "provider": Provider::OpenAi, "models": models });
+        self.roster.offer(&agent.live, offer.to_string().as_bytes()).unwrap();
     }
 
     async fn drive(

@@ -111,6 +111,8 @@ pub enum KeyState {
     Ok,
     /// The vendor does not accept it.
     Rejected,
+    /// Its account has nothing left to pay with; it rests and is tried again.
+    Exhausted,
     /// The vendor could not be asked.
     Unreachable,
 }

@@ -6,6 +6,8 @@
 mod cause;
 mod connector;
 mod egress;
+#[cfg(test)]
+pub(crate) mod fake_vendor;
 mod models;
 
 pub(crate) use cause::deepest;

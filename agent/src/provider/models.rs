@@ -185,16 +185,8 @@ fn deployment(name: &str) -> Option<Box<RawValue>> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-    use std::sync::Arc;
-
-    use rustls_pki_types::PrivatePkcs8KeyDer;
-    use tokio::io::AsyncReadExt as _;
-    use tokio::io::AsyncWriteExt as _;
-    use tokio::net::TcpListener;
-    use tokio_rustls::TlsAcceptor;
-
     use super::*;
+    use crate::provider::fake_vendor::FakeVendor;
     use crate::vault::host::Account;
     use crate::vault::key::Attestation;
     use crate::vault::key::NewKey;
@@ -215,10 +207,10 @@ mod tests {
     async fn a_key_that_may_not_list_models_is_accepted_and_one_that_is_not_is_refused() {
         let house = House::new().await;
 
-        let (listed, ()) = tokio::join!(house.test_key(), house.answer_one("200 OK", r#"{"data":[{"id":"gpt-5"}]}"#));
-        let (least, ()) = tokio::join!(house.test_key(), house.answer_one("403 Forbidden", "{}"));
-        let (refused, ()) = tokio::join!(house.test_key(), house.answer_one("401 Unauthorized", "{}"));
-        let (broken, ()) = tokio::join!(house.test_key(), house.answer_one("500 Oops", "{}"));
+        let (listed, ()) = tokio::join!(house.test_key(), house.vendor.answer_one("200 OK", r#"{"data":[{"id":"gpt-5"}]}"#));
+        let (least, ()) = tokio::join!(house.test_key(), house.vendor.answer_one("403 Forbidden", "{}"));
+        let (refused, ()) = tokio::join!(house.test_key(), house.vendor.answer_one("401 Unauthorized", "{}"));
+        let (broken, ()) = tokio::join!(house.test_key(), house.vendor.answer_one("500 Oops", "{}"));
 
         assert_eq!(listed.unwrap(), TestedKey::Lists(vec!["gpt-5".to_owned()]));
         assert_eq!(least.unwrap(), TestedKey::MayNotList);
@@ -229,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn a_vendor_that_cannot_be_reached_is_told_with_the_innermost_cause() {
         let mut house = House::new().await;
-        house.close().await;
+        house.vendor.close().await;
 
         let error = house.test_key().await.unwrap_err();
 
@@ -241,14 +233,12 @@ mod tests {
         error.downcast_ref::<Failure>().unwrap().code()
     }
 
-    /// A vault with one key, and a vendor on loopback.
+    /// A vault with one key, and its vendor.
     struct House {
         _dir: tempfile::TempDir,
         vault: Vault,
         key: VendorKeyId,
-        egress: Egress,
-        acceptor: TlsAcceptor,
-        listener: TcpListener,
+        vendor: FakeVendor,
     }
 
     impl House {
@@ -263,48 +253,11 @@ mod tests {
                 added_unix_ms: 0,
             };
             let key = vault.add_key(new).unwrap().id;
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let signing = rcgen::KeyPair::generate().unwrap();
-            let certificate = rcgen::CertificateParams::new(["api.openai.com".to_owned()]).unwrap();
-            let certificate = certificate.self_signed(&signing).unwrap();
-            let egress = egress_to(listener.local_addr().unwrap(), &certificate.pem());
-            let server =
-                rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                    .with_safe_default_protocol_versions()
-                    .unwrap()
-                    .with_no_client_auth()
-                    .with_single_cert(
-                        vec![certificate.der().clone()],
-                        PrivatePkcs8KeyDer::from(signing.serialize_der()).into(),
-                    )
-                    .unwrap();
-            Self { _dir: dir, vault, key, egress, acceptor: TlsAcceptor::from(Arc::new(server)), listener }
+            Self { _dir: dir, vault, key, vendor: FakeVendor::listen().await }
         }
 
         async fn test_key(&self) -> anyhow::Result<TestedKey> {
-            test_key(&self.egress, &self.vault, self.key).await
+            test_key(&self.vendor.egress(), &self.vault, self.key).await
         }
-
-        async fn answer_one(&self, status: &str, body: &str) {
-            let (tcp, _) = self.listener.accept().await.unwrap();
-            let mut stream = self.acceptor.accept(tcp).await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await.unwrap());
-            }
-            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            stream.flush().await.unwrap();
-        }
-
-        /// Nobody listens where the vendor was.
-        async fn close(&mut self) {
-            let gone = std::mem::replace(&mut self.listener, TcpListener::bind("127.0.0.1:0").await.unwrap());
-            drop(gone);
-        }
-    }
-
-    fn egress_to(vendor: SocketAddr, ca_pem: &str) -> Egress {
-        Egress::loopback(vec![("api.openai.com".to_owned(), vendor)], ca_pem.as_bytes()).unwrap()
     }
 }

@@ -207,7 +207,7 @@ impl Household {
     /// Whether it is known what there will be of a vendor's offer.
     fn is_settled(&self, provider: Provider, accounts: &[Account], waited: Duration) -> bool {
         match (self.state_of(provider), self.seat(provider)) {
-            (Some(KeyState::Rejected), _) => true,
+            (Some(KeyState::Rejected | KeyState::Exhausted), _) => true,
             (Some(KeyState::Ok | KeyState::Unreachable) | None, None) => false,
             (Some(KeyState::Unreachable), Some(_)) => true,
             (Some(KeyState::Ok) | None, Some(seat)) => {

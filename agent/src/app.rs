@@ -11,6 +11,7 @@ use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::config::Config;
@@ -35,6 +36,9 @@ const DRAIN_GRACE: Duration = Duration::from_secs(30);
 /// How often `status.json` is written.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often connections to vendors are looked at that nobody uses.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Serves the hub's calls until `tasks` drain.
 ///
 /// # Errors
@@ -44,7 +48,8 @@ pub async fn run(config: Config, dir: PathBuf, vault: Vault, egress: Egress, tas
     let vault = SharedVault::new(vault);
     let offers = Offers::new(&vault);
     offers.follow(vault.clone(), VendorClient::new(&egress, config.calls.vendor_connect_timeout()), &tasks);
-    let relay = Relay::new(vault.clone(), &egress, config.calls.clone());
+    let relay = Relay::new(vault.clone(), &egress, config.calls.clone(), offers.clone(), tasks.stopping());
+    tasks.spawn_until_stop("vendor connections", sweep(relay.clone(), tasks.stopping()));
     let view = LinkView::default();
     let reporter = Reporter {
         identity,
@@ -88,6 +93,16 @@ async fn wind_up(tasks: &Tasks) {
         () = Tasks::signals() => {
             tasks.stopping().cancel();
             tasks.shut_down(Duration::ZERO).await;
+        }
+    }
+}
+
+async fn sweep(relay: Arc<Relay>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_INTERVAL) => relay.sweep(),
         }
     }
 }

@@ -39,7 +39,7 @@ const MODELS_RETRY: Duration = Duration::from_secs(30);
 
 /// How soon at the earliest a key is asked again because calls with it are refused: many
 /// calls may be refused at once.
-const RECHECK_PAUSE: Duration = Duration::from_secs(10);
+const RECHECK_PAUSE: Duration = Duration::from_secs(3);
 
 /// How long a key rests whose account cannot pay. Its list of models would not tell.
 const EXHAUSTED_REST: Duration = Duration::from_secs(300);

@@ -84,7 +84,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("enrol", &["link", "provider", "vault"]),
             ("link", &["offers", "provider", "relay", "status", "vault"]),
             ("offers", &["provider", "status", "vault"]),
-            ("relay", &["config", "provider", "status", "vault"]),
+            ("relay", &["config", "offers", "provider", "status", "vault"]),
             ("provider", &["vault"]),
             ("config", &[]),
             ("status", &[]),

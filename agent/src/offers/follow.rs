@@ -121,9 +121,8 @@ mod tests {
             }
             guests.push(guest);
         }
-        let state = |id: VendorKeyId| {
-            offers.status().into_iter().find(|offer| offer.key == id).map(|offer| offer.state)
-        };
+        let state =
+            |id: VendorKeyId| offers.status().into_iter().find(|offer| offer.key == id).map(|offer| offer.state);
         changed.wait_for(|_| state(rejected) == Some(KeyState::Rejected)).await.unwrap();
         vault.remove_key(removed).unwrap();
         changed.wait_for(|_| state(removed).is_none()).await.unwrap();

@@ -29,6 +29,7 @@ pub(crate) struct FakeVendor {
 /// One connection that an agent made.
 pub(crate) struct Guest {
     pub(crate) stream: TlsStream<TcpStream>,
+    ahead: Option<u8>,
 }
 
 impl FakeVendor {
@@ -61,7 +62,7 @@ impl FakeVendor {
     /// The next connection.
     pub(crate) async fn accept(&self) -> Guest {
         let tcp = self.accept_tcp().await;
-        Guest { stream: self.acceptor.accept(tcp).await.unwrap() }
+        Guest { stream: self.acceptor.accept(tcp).await.unwrap(), ahead: None }
     }
 
     /// Answers one request with a status and a body, on a connection of its own.
@@ -81,7 +82,7 @@ impl FakeVendor {
 impl Guest {
     /// A request's head, with the blank line.
     pub(crate) async fn read_head(&mut self) -> String {
-        let mut head = Vec::new();
+        let mut head: Vec<u8> = self.ahead.take().into_iter().collect();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(self.stream.read_u8().await.unwrap());
         }
@@ -97,6 +98,45 @@ impl Guest {
     pub(crate) async fn say(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
         self.stream.flush().await.unwrap();
+    }
+
+    /// Waits for the first byte of a request; false when the connection is closed instead.
+    pub(crate) async fn begins_head(&mut self) -> bool {
+        let mut first = [0; 1];
+        match self.stream.read(&mut first).await {
+            Ok(1) => {
+                self.ahead = Some(first[0]);
+                true
+            }
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    /// A body in chunks, up to its end.
+    pub(crate) async fn read_chunks(&mut self) -> String {
+        let mut body = Vec::new();
+        loop {
+            let size = usize::from_str_radix(&self.read_line().await, 16).unwrap();
+            body.extend_from_slice(&self.read_exact(size).await);
+            self.read_line().await;
+            if size == 0 {
+                return String::from_utf8(body).unwrap();
+            }
+        }
+    }
+
+    async fn read_line(&mut self) -> String {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            line.push(self.stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(line).unwrap().trim_end().to_owned()
+    }
+
+    /// Closes the vendor's end, all of it.
+    pub(crate) async fn close(&mut self) {
+        // The agent may have closed before.
+        let _ = self.stream.shutdown().await;
     }
 
     /// Reads until the agent closed; everything that still came.

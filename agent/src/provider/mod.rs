@@ -1,9 +1,11 @@
-//! The vendors as the agent meets them: the hosts it may reach, the connection, the
-//! models a key lists.
+//! The vendors as the agent meets them: the hosts it may reach, the connections to them,
+//! the models a key lists.
 //!
 //! Invariant: nothing that is read at run time can add a host.
 
 mod cause;
+mod client;
+mod connection;
 mod connector;
 mod egress;
 #[cfg(test)]
@@ -11,7 +13,11 @@ pub(crate) mod fake_vendor;
 mod models;
 
 pub(crate) use cause::deepest;
-pub use connector::VendorClient;
+pub use client::VendorClient;
+pub use client::VendorError;
+pub use connection::BodyError;
+pub use connection::VendorConnection;
+pub(crate) use connector::VendorStream;
 pub use egress::Egress;
 pub use egress::EgressError;
 pub use models::ListError;

@@ -3,15 +3,16 @@
 //!
 //! Invariant: what would name the owner (fine-tuned models and who owns them) stays here.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytes::BytesMut;
 use http::HeaderValue;
 use http::Request;
 use http::StatusCode;
-use http_body_util::BodyExt;
+use http::header;
 use http_body_util::Empty;
-use http_body_util::Limited;
 use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::VendorKeyId;
@@ -23,7 +24,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::cause::deepest;
-use super::connector::VendorClient;
+use super::client::VendorClient;
 use super::egress::Egress;
 use crate::vault::Vault;
 use crate::vault::error::VaultError;
@@ -132,13 +133,15 @@ async fn ask(
     let unreachable = |error: &dyn std::fmt::Display| ListError::Unreachable(error.to_string());
     let (name, value) = endpoint.auth().header(secret.expose_secret()).map_err(|error| unreachable(&error))?;
     let request = Request::builder()
-        .uri(format!("https://{}{}{query}", key.host, endpoint.template()))
+        .uri(format!("{}{query}", endpoint.template()))
+        .header(header::HOST, &key.host)
         .header(name, value)
         .header("anthropic-version", HeaderValue::from_static(ANTHROPIC_VERSION))
         .body(Empty::new())
         .map_err(|error| unreachable(&error))?;
     let asked = async {
-        let response = client.send(request).await.map_err(|error| unreachable(&deepest(&error)))?;
+        let sent = client.send(&key.host, request).await;
+        let (mut connection, response) = sent.map_err(|error| unreachable(&deepest(&error)))?;
         match response.status() {
             StatusCode::OK => {}
             status @ StatusCode::UNAUTHORIZED => return Err(ListError::Rejected(status)),
@@ -146,8 +149,15 @@ async fn ask(
             status @ StatusCode::FORBIDDEN => return Err(ListError::MayNotList(status)),
             status => return Err(ListError::Unreachable(format!("the vendor answered {status}"))),
         }
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        Ok(body.map_err(|error| unreachable(&deepest(&*error)))?.to_bytes())
+        let (mut body, mut list) = (response.into_body(), BytesMut::new());
+        while let Some(frame) = poll_fn(|cx| connection.poll_frame(&mut body, cx)).await {
+            let data = frame.map_err(|error| unreachable(&deepest(&error)))?.into_data().unwrap_or_default();
+            if list.len() + data.len() > ANSWER_BYTES_MAX {
+                return Err(ListError::Unreachable("the list of models is too long".to_owned()));
+            }
+            list.extend_from_slice(&data);
+        }
+        Ok(list.freeze())
     };
     let late = |_| ListError::Unreachable("the vendor did not answer in time".to_owned());
     tokio::time::timeout(ANSWER_TIME_MAX, asked).await.map_err(late)?
@@ -207,7 +217,8 @@ mod tests {
     async fn a_key_that_may_not_list_models_is_accepted_and_one_that_is_not_is_refused() {
         let house = House::new().await;
 
-        let (listed, ()) = tokio::join!(house.test_key(), house.vendor.answer_one("200 OK", r#"{"data":[{"id":"gpt-5"}]}"#));
+        let (listed, ()) =
+            tokio::join!(house.test_key(), house.vendor.answer_one("200 OK", r#"{"data":[{"id":"gpt-5"}]}"#));
         let (least, ()) = tokio::join!(house.test_key(), house.vendor.answer_one("403 Forbidden", "{}"));
         let (refused, ()) = tokio::join!(house.test_key(), house.vendor.answer_one("401 Unauthorized", "{}"));
         let (broken, ()) = tokio::join!(house.test_key(), house.vendor.answer_one("500 Oops", "{}"));

@@ -3,10 +3,16 @@
 //! Invariant: whatever a hub asks, a key goes only to its own host, on a listed endpoint,
 //! and what the vendor says about the owner's account stays here.
 
-mod body;
+mod answer;
+mod check;
+mod exchange;
+mod patience;
+mod realtime;
 mod refusal;
 mod request;
-mod respond;
+#[cfg(test)]
+mod tests;
+mod upload;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -18,24 +24,31 @@ use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::OpenHead;
 use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::id::VendorKeyId;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::config::Calls;
+use crate::offers::Offers;
 use crate::provider::Egress;
 use crate::provider::VendorClient;
 use crate::status::CallTotals;
 use crate::vault::running::SharedVault;
 
-pub use body::CallBody;
-pub use body::RequestBroke;
+use refusal::Refusal;
+
+pub use upload::CallBody;
+pub use upload::RequestBroke;
 
 /// Serves calls. One per agent, shared by all its links.
 pub struct Relay {
     vault: SharedVault,
     client: VendorClient<CallBody>,
     calls: Calls,
-    room: Arc<Semaphore>,
+    offers: Offers,
+    stopping: CancellationToken,
+    room: Semaphore,
     opened: AtomicU64,
     served: AtomicU64,
     aborted: AtomicU64,
@@ -47,15 +60,28 @@ enum End {
     Served,
     Aborted(AbortReason),
     Refused(Abort),
+    OwnerRefused(Refusal),
 }
 
 impl Relay {
-    /// A relay that has served nothing yet.
-    pub fn new(vault: SharedVault, egress: &Egress, calls: Calls) -> Arc<Self> {
+    /// A relay that has served nothing yet. What is under way when `stopping` is cancelled
+    /// is aborted.
+    pub fn new(
+        vault: SharedVault,
+        egress: &Egress,
+        calls: Calls,
+        offers: Offers,
+        stopping: CancellationToken,
+    ) -> Arc<Self> {
         let client = VendorClient::new(egress, calls.vendor_connect_timeout());
-        let room = Arc::new(Semaphore::new(calls.concurrent_max as usize));
-        let zero = AtomicU64::default;
-        Arc::new(Self { vault, client, calls, room, opened: zero(), served: zero(), aborted: zero(), refused: zero() })
+        let room = Semaphore::new(calls.concurrent_max as usize);
+        let [opened, served, aborted, refused] = [const { AtomicU64::new(0) }; 4];
+        Arc::new(Self { vault, client, calls, offers, stopping, room, opened, served, aborted, refused })
+    }
+
+    /// Closes the vendors' connections that nobody needs.
+    pub fn sweep(&self) {
+        self.client.sweep();
     }
 
     /// What became of the calls so far.
@@ -68,6 +94,11 @@ impl Relay {
         }
     }
 
+    #[cfg(test)]
+    fn idle_connections(&self) -> usize {
+        self.client.idle_connections()
+    }
+
     /// Serves one stream from its OPEN to its end.
     pub async fn serve(self: Arc<Self>, stream: LinkStream, open: Bytes) {
         self.opened.fetch_add(1, Ordering::Relaxed);
@@ -75,26 +106,30 @@ impl Relay {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return stream.abort(Abort::with_detail(AbortReason::Protocol, "an OPEN did not follow its layout"));
         };
-        let call = open.call;
-        let end = self.run(&stream, open).await;
-        self.note(call, &stream, end);
-        // hyper may keep the request's body, and with it the stream, as long as a vendor that
-        // answered early keeps its connection.
-        stream.let_go();
+        let (call, key) = (open.call, open.vendor_key);
+        // What ends the call from outside drops the exchange, and with it the vendor's
+        // connection, whatever it was waiting for.
+        let end = tokio::select! {
+            biased;
+            abort = stream.aborted() => End::Aborted(abort.reason),
+            () = self.stopping.cancelled() => End::Refused(Abort::new(AbortReason::Stopping)),
+            end = self.run(&stream, open) => end,
+        };
+        self.note(call, key, &stream, end);
     }
 
     async fn run(&self, stream: &LinkStream, open: OpenHead) -> End {
-        let Ok(_place) = self.room.clone().try_acquire_owned() else {
+        let Ok(_place) = self.room.try_acquire() else {
             return End::Refused(Abort::new(AbortReason::Busy));
         };
-        let (request, progress) = match request::build(&self.vault.read(), stream, open) {
+        let request = match request::build(&self.vault.read(), stream, &open) {
             Ok(built) => built,
             Err(abort) => return End::Refused(abort),
         };
-        respond::exchange(&self.client, &self.calls, stream, request, &progress).await
+        exchange::exchange(&self.client, &self.calls, stream, request).await
     }
 
-    fn note(&self, call: CallId, stream: &LinkStream, end: End) {
+    fn note(&self, call: CallId, key: VendorKeyId, stream: &LinkStream, end: End) {
         match end {
             End::Served => {
                 self.served.fetch_add(1, Ordering::Relaxed);
@@ -104,6 +139,12 @@ impl Relay {
                 self.aborted.fetch_add(1, Ordering::Relaxed);
                 debug!(call.id = %call, abort.reason = reason.name(), "call {call} aborted: {}", reason.name());
             }
+            End::OwnerRefused(Refusal { abort, trouble }) => {
+                if let Some(trouble) = trouble {
+                    self.offers.trouble(key, trouble);
+                }
+                self.note(call, key, stream, End::Refused(abort));
+            }
             End::Refused(abort) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 debug!(call.id = %call, abort.reason = abort.reason.name(), "call {call} refused: {}", abort.detail);
@@ -111,4 +152,9 @@ impl Relay {
             }
         }
     }
+}
+
+/// How a call ended whose stream takes no more.
+fn gone(stream: &LinkStream) -> End {
+    End::Aborted(stream.abort_received().map_or(AbortReason::Unspecified, |abort| abort.reason))
 }

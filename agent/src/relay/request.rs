@@ -1,13 +1,14 @@
 //! The request to the vendor, built from the agent's own tables.
 //!
 //! Invariant: host and path come from the vault and the endpoint's template; of what the
-//! hub sent only a checked parameter, the query and filtered headers go in.
+//! hub sent only a checked parameter, a checked query and filtered headers go in.
 
+use http::HeaderMap;
 use http::HeaderValue;
 use http::Request;
 use http::Uri;
-use http::Version;
 use http::header;
+use http::uri::PathAndQuery;
 use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
@@ -15,66 +16,103 @@ use keyhaven_protocol::frame::BodyLength;
 use keyhaven_protocol::frame::OpenHead;
 use keyhaven_protocol::provider::endpoint::BodyKind;
 use keyhaven_protocol::provider::endpoint::Endpoint;
-use keyhaven_protocol::provider::endpoint::is_allowed_query;
 use keyhaven_protocol::provider::headers::request_to_vendor;
+use keyhaven_protocol::provider::policy::check_head;
+use keyhaven_protocol::provider::policy::model_of_query;
+use keyhaven_protocol::provider::websocket::Upgrade;
+use keyhaven_protocol::provider::websocket::offer_of;
 use secrecy::ExposeSecret as _;
 
-use super::body::CallBody;
-use super::body::Progress;
+use super::check::Check;
+use super::check::allow_model;
+use super::check::not_allowed;
+use super::upload::CallBody;
+use super::upload::Upload;
 use crate::vault::Vault;
 use crate::vault::key::KeyInfo;
 
+/// A request that may be sent.
+pub(super) struct VendorRequest {
+    pub(super) host: String,
+    pub(super) request: Request<CallBody>,
+    pub(super) upload: Upload,
+    /// What the vendor is to agree to before the connection becomes a WebSocket.
+    pub(super) upgrade: Option<Upgrade>,
+}
+
 /// Builds the request, or says why the call is refused.
-pub(super) fn build(
-    vault: &Vault,
-    stream: &LinkStream,
-    open: OpenHead,
-) -> Result<(Request<CallBody>, Progress), Abort> {
+pub(super) fn build(vault: &Vault, stream: &LinkStream, open: &OpenHead) -> Result<VendorRequest, Abort> {
     let endpoint = Endpoint::from_number(open.endpoint).filter(|endpoint| !endpoint.served_by_hub());
     let endpoint = endpoint.ok_or_else(|| not_allowed("the endpoint is not on the allow-list"))?;
-    if endpoint.body() == BodyKind::WebSocket {
-        return Err(not_allowed("realtime is not served by this agent"));
+    let unknown = || Abort::new(AbortReason::OfferUnknown);
+    let key = vault.key_info(open.vendor_key).filter(|key| key.provider == endpoint.provider()).ok_or_else(unknown)?;
+    let uri = uri(&key, endpoint, open)?;
+    let check = check(endpoint, &key, open)?;
+    let mut headers = request_to_vendor(endpoint, &open.headers);
+    let upgrade = upgrade(endpoint, &mut headers)?;
+    let secret = vault.open_key(key.id, &key.host).map_err(|_| unknown())?;
+    let (name, value) = endpoint.auth().header(secret.expose_secret()).map_err(|_| unknown())?;
+    headers.insert(header::HOST, HeaderValue::from_str(&key.host).map_err(|_| unknown())?);
+    headers.insert(name, value);
+    if let BodyLength::Known(length) = open.body {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let key = vault.key_info(open.vendor_key).filter(|key| key.provider == endpoint.provider());
-    let key = key.ok_or_else(|| Abort::new(AbortReason::OfferUnknown))?;
-    if open.body == BodyLength::Upgrade {
-        return Err(not_allowed("this endpoint is no WebSocket"));
-    }
-    let uri = uri(&key, endpoint, &open)?;
-    let secret = vault.open_key(key.id, &key.host).map_err(|_| Abort::new(AbortReason::OfferUnknown))?;
-    let (name, value) =
-        endpoint.auth().header(secret.expose_secret()).map_err(|_| Abort::new(AbortReason::OfferUnknown))?;
 
-    let (body, progress) = CallBody::new(stream, open.body);
+    let (body, upload) = CallBody::new(stream, open.body, check);
     let mut request = Request::new(body);
     *request.method_mut() = endpoint.method();
     *request.uri_mut() = uri;
-    *request.version_mut() = Version::HTTP_11;
-    *request.headers_mut() = request_to_vendor(endpoint, &open.headers);
-    request.headers_mut().insert(name, value);
-    if let BodyLength::Known(length) = open.body {
-        request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    Ok((request, progress))
+    *request.headers_mut() = headers;
+    Ok(VendorRequest { host: key.host, request, upload, upgrade })
 }
 
 fn uri(key: &KeyInfo, endpoint: Endpoint, open: &OpenHead) -> Result<Uri, Abort> {
-    let hidden =
-        !key.deployments.is_empty() && open.parameter.as_ref().is_some_and(|name| !key.deployments.contains(name));
-    if hidden {
-        return Err(not_allowed("the deployment is not offered"));
+    let query = open.query.as_deref();
+    check_head(endpoint, query, &open.headers).map_err(|error| not_allowed(&error.to_string()))?;
+    let asked = model_of_query(endpoint, query).map_err(|error| not_allowed(&error.to_string()))?;
+    if let Some(deployment) = open.parameter.as_deref().or(asked.as_deref()) {
+        allow_model(Some(deployment), offered(key))?;
     }
     let path = endpoint.vendor_path(open.parameter.as_deref());
     let path = path.ok_or_else(|| not_allowed("the path's parameter is not allowed"))?;
-    let target = match open.query.as_deref() {
+    let target = match query {
         None => path,
-        Some(query) if is_allowed_query(query) => format!("{path}?{query}"),
-        Some(_) => return Err(not_allowed("the query is not allowed")),
+        Some(query) => format!("{path}?{query}"),
     };
-    let uri = Uri::builder().scheme("https").authority(key.host.as_str()).path_and_query(target).build();
-    uri.map_err(|_| not_allowed("the path or query is no URL"))
+    let target = PathAndQuery::from_maybe_shared(target);
+    target.map(Uri::from).map_err(|_| not_allowed("the path or query is no URL"))
 }
 
-fn not_allowed(why: &str) -> Abort {
-    Abort::with_detail(AbortReason::NotAllowed, why)
+/// The only models that may be asked for: Azure's deployments, where the owner named some.
+fn offered(key: &KeyInfo) -> Option<&[String]> {
+    Some(key.deployments.as_slice()).filter(|deployments| !deployments.is_empty())
+}
+
+/// The check of the body; a body that is empty is judged at once.
+fn check(endpoint: Endpoint, key: &KeyInfo, open: &OpenHead) -> Result<Check, Abort> {
+    // Where path or query name the deployment, the body's model means nothing to the vendor.
+    let in_body = !endpoint.has_parameter() && endpoint.body() != BodyKind::WebSocket;
+    let models = offered(key).filter(|_| in_body);
+    let mut check = Check::new(endpoint, open.headers.get(header::CONTENT_TYPE), models)?;
+    let fits = match (endpoint.body(), open.body) {
+        (BodyKind::WebSocket, length) => length == BodyLength::Upgrade,
+        (BodyKind::Empty, length) => length == BodyLength::None,
+        (BodyKind::Json | BodyKind::Multipart | BodyKind::JsonOrMultipart, BodyLength::None | BodyLength::Known(0)) => {
+            check.finish()?;
+            true
+        }
+        (BodyKind::Json | BodyKind::Multipart | BodyKind::JsonOrMultipart, length) => length != BodyLength::Upgrade,
+    };
+    if fits { Ok(check) } else { Err(not_allowed("the endpoint takes another kind of body")) }
+}
+
+/// The handshake of a WebSocket endpoint; the headers of the connection itself are made anew.
+fn upgrade(endpoint: Endpoint, headers: &mut HeaderMap) -> Result<Option<Upgrade>, Abort> {
+    if endpoint.body() != BodyKind::WebSocket {
+        return Ok(None);
+    }
+    let upgrade = offer_of(headers).map_err(|error| not_allowed(&error.to_string()))?;
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    Ok(Some(upgrade))
 }

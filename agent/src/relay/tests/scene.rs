@@ -1,0 +1,264 @@
+//! A relay between a hub that only opens streams and a vendor that only sends bytes.
+//!
+//! Invariant: link, TLS and sockets are the real ones; nothing in between is made up.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderValue;
+use http::header;
+use keyhaven_daemon::link;
+use keyhaven_daemon::link::LinkEvents;
+use keyhaven_daemon::link::LinkHandle;
+use keyhaven_daemon::link::LinkStream;
+use keyhaven_daemon::link::websocket_config;
+use keyhaven_daemon::tasks::Tasks;
+use keyhaven_protocol::frame::AbortReason;
+use keyhaven_protocol::frame::BodyLength;
+use keyhaven_protocol::frame::Drain;
+use keyhaven_protocol::frame::Frame;
+use keyhaven_protocol::frame::OpenHead;
+use keyhaven_protocol::frame::ResponseHead;
+use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::id::VendorKeyId;
+use keyhaven_protocol::link::Incoming;
+use keyhaven_protocol::link::Limits;
+use keyhaven_protocol::link::LinkFault;
+use keyhaven_protocol::link::Side;
+use keyhaven_protocol::provider::endpoint::Endpoint;
+use secrecy::SecretString;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Calls;
+use crate::offers::Offers;
+use crate::provider::VendorClient;
+use crate::provider::fake_vendor::FakeVendor;
+use crate::provider::fake_vendor::Guest;
+use crate::relay::Relay;
+use crate::vault::Vault;
+use crate::vault::host::Account;
+use crate::vault::key::Attestation;
+use crate::vault::key::NewKey;
+use crate::vault::running::SharedVault;
+use crate::vault::unlock::Unlock;
+
+/// Longer than anything here takes.
+pub(super) const LONG: Duration = Duration::from_secs(20);
+
+/// A body that every check finds allowed.
+pub(super) const QUESTION: &str = r#"{"model":"gpt-5","messages":[]}"#;
+
+pub(super) struct Scene {
+    pub(super) vendor: FakeVendor,
+    pub(super) hub: LinkHandle,
+    pub(super) offers: Offers,
+    pub(super) stopping: CancellationToken,
+    pub(super) tasks: Tasks,
+    relay: Arc<Relay>,
+    key: VendorKeyId,
+    vault: SharedVault,
+    _dir: tempfile::TempDir,
+}
+
+/// What the hub saw of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) status: Option<u16>,
+    pub(super) body: String,
+    /// `None`: it ended as it should.
+    pub(super) broke: Option<AbortReason>,
+}
+
+impl Scene {
+    pub(super) async fn new() -> Self {
+        Self::with(Calls::default()).await
+    }
+
+    /// One that waits a second at most in every phase.
+    pub(super) async fn impatient() -> Self {
+        let calls = Calls {
+            vendor_connect_timeout_s: 1,
+            vendor_head_timeout_s: 1,
+            vendor_idle_timeout_s: 1,
+            ..Calls::default()
+        };
+        Self::with(calls).await
+    }
+
+    async fn with(calls: Calls) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut vault = Vault::create(dir.path(), &Unlock::KeyFile).unwrap();
+        let new = NewKey {
+            account: Account::OpenAi,
+            label: String::new(),
+            secret: SecretString::from("sk-0123456789"),
+            attestation: Some(Attestation { text: "mine".to_owned(), at_unix_ms: 0 }),
+            added_unix_ms: 0,
+        };
+        let key = vault.add_key(new).unwrap().id;
+        let vault = SharedVault::new(vault);
+        let vendor = FakeVendor::listen().await;
+        let (offers, stopping, tasks) = (Offers::new(&vault), CancellationToken::new(), Tasks::new());
+        let relay = Relay::new(vault.clone(), &vendor.egress(), calls, offers.clone(), stopping.clone());
+        let hub = link_up(relay.clone(), &tasks).await;
+        Self { vendor, hub, offers, stopping, tasks, relay, key, vault, _dir: dir }
+    }
+
+    /// Follows the vault and asks the vendor, as a running agent does.
+    pub(super) fn follow(&self) {
+        let client = VendorClient::new(&self.vendor.egress(), LONG);
+        self.offers.follow(self.vault.clone(), client, &self.tasks);
+    }
+
+    /// A call whose request is yet to be sent.
+    pub(super) fn open(&self, body: BodyLength) -> LinkStream {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let open = OpenHead {
+            call: CallId([7; 16]),
+            vendor_key: self.key,
+            endpoint: Endpoint::OpenAiChat.number(),
+            parameter: None,
+            query: None,
+            body,
+            headers,
+        };
+        self.hub.open(&open).unwrap()
+    }
+
+    /// A call with its whole request.
+    pub(super) fn ask(&self, body: &str) -> LinkStream {
+        let call = self.open(BodyLength::Known(body.len() as u64));
+        call.send_last(Bytes::copy_from_slice(body.as_bytes()), Bytes::new()).unwrap();
+        call
+    }
+
+    /// The vendor's side of such a call: a connection on which it was read.
+    pub(super) async fn asked(&self) -> Guest {
+        let mut guest = self.vendor.accept().await;
+        guest.read_head().await;
+        guest.read_exact(QUESTION.len()).await;
+        guest
+    }
+
+    /// What the hub sees when the vendor answers with these bytes and keeps the connection.
+    pub(super) async fn answered(&self, answer: &str) -> (Seen, Guest) {
+        let call = self.ask(QUESTION);
+        let mut guest = self.asked().await;
+        guest.say(answer).await;
+        (seen(&call).await, guest)
+    }
+
+    /// Waits until the agent saw what the vendor did on the connections it keeps.
+    pub(super) async fn noticed(&self) {
+        let swept = async {
+            while self.relay.idle_connections() > 0 {
+                self.relay.sweep();
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, swept).await.expect("a connection stays that should not");
+    }
+
+    /// Another call is served in order, and whether on this connection.
+    pub(super) async fn is_reused(&self, guest: &mut Guest) -> bool {
+        let call = self.ask(QUESTION);
+        let fine = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine";
+        let reused = tokio::select! {
+            mut other = self.vendor.accept() => {
+                other.read_head().await;
+                other.read_exact(QUESTION.len()).await;
+                other.say(fine).await;
+                false
+            }
+            true = guest.begins_head() => {
+                guest.read_head().await;
+                guest.read_exact(QUESTION.len()).await;
+                guest.say(fine).await;
+                true
+            }
+        };
+        assert_eq!(seen(&call).await, Seen { status: Some(200), body: "fine".to_owned(), broke: None });
+        reused
+    }
+}
+
+/// What the hub sees of a call until it is over.
+pub(super) async fn seen(call: &LinkStream) -> Seen {
+    let head = match timeout(LONG, call.head()).await.expect("the call never ended") {
+        Ok(head) => ResponseHead::decode(head).unwrap(),
+        Err(abort) => return refused(abort.reason),
+    };
+    let (body, broke) = body(call).await;
+    Seen { status: Some(head.status.as_u16()), body, broke }
+}
+
+/// The body of an answer whose head was seen, and why it did not end as it should.
+pub(super) async fn body(call: &LinkStream) -> (String, Option<AbortReason>) {
+    let mut body = Vec::new();
+    let broke = loop {
+        match timeout(LONG, poll_fn(|cx| call.poll_data(cx))).await.expect("the answer never ended") {
+            Incoming::Data(data) => body.extend_from_slice(&data),
+            Incoming::End(_) => break None,
+            Incoming::Aborted(abort) => break Some(abort.reason),
+            Incoming::Pending => unreachable!("poll_data waits"),
+        }
+    };
+    (String::from_utf8(body).unwrap(), broke)
+}
+
+/// A call that was refused before any head.
+pub(super) fn refused(reason: AbortReason) -> Seen {
+    Seen { status: None, body: String::new(), broke: Some(reason) }
+}
+
+async fn link_up(relay: Arc<Relay>, tasks: &Tasks) -> LinkHandle {
+    let (near, far) = tokio::io::duplex(256 * 1024);
+    let (hub, agent) = (LinkHandle::new(Side::Hub, Limits::default()), LinkHandle::new(Side::Agent, Limits::default()));
+    let hub_socket = WebSocketStream::from_raw_socket(near, Role::Server, Some(websocket_config())).await;
+    let agent_socket = WebSocketStream::from_raw_socket(far, Role::Client, Some(websocket_config())).await;
+    let driven = hub.clone();
+    tasks.spawn("hub", async move {
+        link::run(hub_socket, &driven, Deaf).await;
+    });
+    let events = Serving { relay, tasks: tasks.clone() };
+    tasks.spawn("agent", async move {
+        link::run(agent_socket, &agent, events).await;
+    });
+    hub
+}
+
+struct Deaf;
+
+impl LinkEvents for Deaf {
+    fn opened(&mut self, _stream: LinkStream, _open: Bytes) {}
+
+    fn control(&mut self, _frame: &Frame) -> Result<(), LinkFault> {
+        Ok(())
+    }
+
+    fn peer_drains(&mut self, _drain: &Drain) {}
+}
+
+struct Serving {
+    relay: Arc<Relay>,
+    tasks: Tasks,
+}
+
+impl LinkEvents for Serving {
+    fn opened(&mut self, stream: LinkStream, open: Bytes) {
+        self.tasks.spawn("call", self.relay.clone().serve(stream, open));
+    }
+
+    fn control(&mut self, _frame: &Frame) -> Result<(), LinkFault> {
+        Ok(())
+    }
+
+    fn peer_drains(&mut self, _drain: &Drain) {}
+}

@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -46,8 +45,11 @@ where
     B: Body + 'static,
 {
     connector: Connector,
-    idle: Arc<Mutex<HashMap<Box<str>, Vec<Idle<B>>>>>,
+    idle: Mutex<Kept<B>>,
 }
+
+/// What is kept, by host; the last one of each was used last.
+type Kept<B> = HashMap<Box<str>, Vec<Idle<B>>>;
 
 struct Idle<B>
 where
@@ -64,7 +66,7 @@ where
 {
     /// A client without connections.
     pub fn new(egress: &Egress, connect_timeout: Duration) -> Self {
-        Self { connector: Connector::new(egress, connect_timeout), idle: Arc::default() }
+        Self { connector: Connector::new(egress, connect_timeout), idle: Mutex::default() }
     }
 
     /// Sends a request and waits for the head of its answer. Dropping the future, or the
@@ -131,8 +133,7 @@ where
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "it is named nowhere else")]
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Vec<Idle<B>>>> {
+    fn lock(&self) -> MutexGuard<'_, Kept<B>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

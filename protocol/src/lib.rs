@@ -15,5 +15,6 @@ pub mod pin;
 pub mod provider;
 pub mod request_scan;
 pub mod version;
+pub mod websocket;
 
 pub use error_code::ErrorCode;

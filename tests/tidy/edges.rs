@@ -37,6 +37,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("id", &[]),
             ("json_scan", &[]),
             ("version", &[]),
+            ("websocket", &[]),
         ],
     ),
     (

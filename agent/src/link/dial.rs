@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use ed25519_dalek::SigningKey;
-use futures_util::SinkExt;
-use futures_util::StreamExt;
 use keyhaven_daemon::failure::Failure;
-use keyhaven_daemon::link::websocket_config;
+use keyhaven_daemon::link::ReadAhead;
+use keyhaven_daemon::link::Socket;
+use keyhaven_daemon::link::SocketError;
 use keyhaven_daemon::tls;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame::Challenge;
@@ -26,15 +26,13 @@ use keyhaven_protocol::frame::next_frame;
 use keyhaven_protocol::frame::put_frame;
 use keyhaven_protocol::frame::to_json;
 use keyhaven_protocol::handshake;
-use keyhaven_protocol::handshake::TUNNEL_PATH;
 use keyhaven_protocol::hex::Hex;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 
+use super::upgrade::upgrade;
 use crate::vault::identity::Identity;
 
 /// From the first packet to WELCOME.
@@ -44,12 +42,14 @@ const DIAL_TIME_MAX: Duration = Duration::from_secs(15);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 
 /// What certificates and HTTP call the hub; only its key matters.
-const HUB_NAME: &str = "keyhaven.invalid";
+pub(super) const HUB_NAME: &str = "keyhaven.invalid";
+
+pub(super) type Tls = TlsStream<ReadAhead<TcpStream>>;
 
 /// A link that was welcomed.
 pub struct Dialled {
     /// The WebSocket, nothing on it but the handshake.
-    pub socket: WebSocketStream<TlsStream<TcpStream>>,
+    pub socket: Socket<TlsStream<ReadAhead<TcpStream>>>,
     /// What the hub said.
     pub welcome: Welcome,
 }
@@ -161,9 +161,7 @@ async fn shake_hands(caller: Caller<'_>, enrolment: Option<Enrolment>) -> Result
     let stream = connect(identity).await?;
     let protocol = |error: &dyn std::fmt::Display| LinkError::Protocol(error.to_string());
     let binding = tls::channel_binding(stream.get_ref().1).map_err(|error| protocol(&error))?;
-    let url = format!("wss://{HUB_NAME}{TUNNEL_PATH}");
-    let upgraded = tokio_tungstenite::client_async_with_config(url, stream, Some(websocket_config())).await;
-    let (mut socket, _) = upgraded.map_err(|error| protocol(&error))?;
+    let mut socket = upgrade(stream).await.map_err(|error| protocol(&error))?;
 
     let challenge = receive(&mut socket).await?;
     let challenge: Challenge = expect(challenge, FrameKind::Challenge)?;
@@ -179,33 +177,32 @@ async fn shake_hands(caller: Caller<'_>, enrolment: Option<Enrolment>) -> Result
     let auth = handshake::answer(&challenge, &binding, mine, env!("CARGO_PKG_VERSION"))?;
     let mut out = BytesMut::new();
     put_frame(&mut out, FrameKind::Auth, 0, &to_json(&auth));
-    socket.send(Message::Binary(out.freeze())).await.map_err(|error| protocol(&error))?;
+    socket.send(&out).await.map_err(|error| protocol(&error))?;
 
     let welcome = receive(&mut socket).await?;
     let welcome = expect(welcome, FrameKind::Welcome)?;
     Ok(Dialled { socket, welcome })
 }
 
-async fn connect(identity: &Identity) -> Result<TlsStream<TcpStream>, LinkError> {
+async fn connect(identity: &Identity) -> Result<Tls, LinkError> {
     let address = &identity.hub_address;
     let unreachable = |error: std::io::Error| LinkError::Unreachable(format!("{address}: {error}"));
     let stream = TcpStream::connect(address.as_str()).await.map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
     let config = tls::tunnel_client(identity.pins.clone()).map_err(|error| LinkError::Protocol(error.to_string()))?;
     let name = ServerName::try_from(HUB_NAME).map_err(|error| LinkError::Protocol(error.to_string()))?;
-    TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
+    TlsConnector::from(config).connect(name, ReadAhead::new(stream)).await.map_err(|error| {
         if error.to_string().contains(tls::PIN_MISMATCH) { LinkError::Pin(address.clone()) } else { unreachable(error) }
     })
 }
 
-async fn receive(socket: &mut WebSocketStream<TlsStream<TcpStream>>) -> Result<Frame, LinkError> {
+async fn receive(socket: &mut Socket<Tls>) -> Result<Frame, LinkError> {
     let protocol = |what: String| LinkError::Protocol(what);
-    let message =
-        socket.next().await.ok_or_else(|| LinkError::Unreachable("the hub closed the connection".to_owned()))?;
-    let message = message.map_err(|error| LinkError::Unreachable(error.to_string()))?;
-    let Message::Binary(mut batch) = message else {
-        return Err(protocol("the hub sent no binary message".to_owned()));
-    };
+    let mut batch = socket.receive().await.map_err(|error| match error {
+        SocketError::Closed => LinkError::Unreachable("the hub closed the connection".to_owned()),
+        SocketError::Fault(fault) => protocol(fault.to_string()),
+        SocketError::Io(error) => LinkError::Unreachable(error.to_string()),
+    })?;
     let frame = next_frame(&mut batch).map_err(|error| protocol(error.to_string()))?;
     let frame = frame.ok_or_else(|| protocol("the hub sent an empty message".to_owned()))?;
     if frame.kind == FrameKind::Refuse.number() {

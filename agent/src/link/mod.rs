@@ -6,6 +6,7 @@
 mod backoff;
 mod dial;
 mod serve;
+mod upgrade;
 
 pub use dial::Caller;
 pub use dial::Dialled;

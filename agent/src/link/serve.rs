@@ -221,7 +221,7 @@ impl Linker {
                 let refused = LinkError::refused(refuse);
                 (refused.code(), refused.retry_after())
             }
-            LinkEnd::Fault(_) => (ErrorCode::LinkProtocol, Duration::ZERO),
+            LinkEnd::Fault(_) | LinkEnd::WebSocket(_) => (ErrorCode::LinkProtocol, Duration::ZERO),
             LinkEnd::Closed | LinkEnd::ClosedByPeer | LinkEnd::Silent(_) | LinkEnd::Socket(_) => {
                 (ErrorCode::HubUnreachable, Duration::ZERO)
             }

@@ -3,7 +3,10 @@
 //!
 //! Invariant: the lock around the state machine is never held across an await or a wake.
 
+mod pool;
 mod pump;
+mod read_ahead;
+mod socket;
 mod stream;
 
 use std::collections::HashMap;
@@ -15,7 +18,6 @@ use std::task::Waker;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use keyhaven_protocol::frame::BATCH_BYTES_MAX;
 use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::FrameKind;
 use keyhaven_protocol::frame::OpenHead;
@@ -30,11 +32,13 @@ use keyhaven_protocol::link::Micros;
 use keyhaven_protocol::link::OpenRefused;
 use keyhaven_protocol::link::Side;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 pub use pump::LinkEnd;
 pub use pump::LinkEvents;
 pub use pump::run;
+pub use read_ahead::ReadAhead;
+pub use socket::Socket;
+pub use socket::SocketError;
 pub use stream::LinkStream;
 
 /// One end of a live link. Clones share it.
@@ -96,15 +100,10 @@ pub enum OpenError {
     Head(#[from] PayloadError),
 }
 
-/// Buffer sizes and bounds of a tunnel's WebSocket. Small buffers, because most links idle;
-/// every message is written through at once, because the state machine does the batching.
-pub fn websocket_config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(4 * 1024)
-        .write_buffer_size(0)
-        .max_write_buffer_size(2 * BATCH_BYTES_MAX)
-        .max_message_size(Some(BATCH_BYTES_MAX))
-        .max_frame_size(Some(BATCH_BYTES_MAX))
+impl Wakers {
+    fn all(self) -> impl Iterator<Item = Waker> {
+        [self.reader, self.writer, self.watcher].into_iter().flatten()
+    }
 }
 
 impl LinkHandle {

@@ -4,6 +4,7 @@
 //! Invariant: at most one batch is staged between the state machine and the socket.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
@@ -12,39 +13,42 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytes::BytesMut;
-use futures_util::Sink;
-use futures_util::SinkExt;
-use futures_util::Stream;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
 use keyhaven_protocol::frame::Refuse;
+use keyhaven_protocol::frame::StreamId;
 use keyhaven_protocol::frame::put_frame;
 use keyhaven_protocol::frame::to_json;
 use keyhaven_protocol::link::Event;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Micros;
 use keyhaven_protocol::link::Silent;
-use tokio::io::AsyncRead;
+use keyhaven_protocol::websocket::WebSocketFault;
+use tokio::io::AsyncBufRead;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 use tokio::time::sleep_until;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite;
-use tokio_tungstenite::tungstenite::Message;
 
 use super::Closing;
 use super::LinkHandle;
 use super::LinkStream;
+use super::Socket;
+use super::SocketError;
+use super::State;
 use super::Wakers;
+use super::pool;
 
 /// Messages read before it is the writer's turn.
 const READS_PER_TURN: usize = 32;
 
 /// Streams from which on the pump lets other tasks run before it writes.
 const BUSY_STREAMS_MIN: usize = 5;
+
+/// Room for so many wakers is kept between turns.
+const GATHERED_MAX: usize = 32;
 
 /// How long a closing link may take to say goodbye.
 const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
@@ -78,15 +82,28 @@ pub enum LinkEnd {
     /// The peer fell silent.
     #[error(transparent)]
     Silent(#[from] Silent),
+    /// The peer does not speak WebSocket as it should.
+    #[error(transparent)]
+    WebSocket(WebSocketFault),
     /// The connection broke.
     #[error("the connection broke: {0}")]
-    Socket(#[source] Box<tungstenite::Error>),
+    Socket(#[source] io::Error),
+}
+
+impl From<SocketError> for LinkEnd {
+    fn from(error: SocketError) -> Self {
+        match error {
+            SocketError::Closed => Self::ClosedByPeer,
+            SocketError::Fault(fault) => Self::WebSocket(fault),
+            SocketError::Io(error) => Self::Socket(error),
+        }
+    }
 }
 
 /// Drives a link until it ends, then aborts what was left of its streams.
-pub async fn run<S, E>(socket: WebSocketStream<S>, handle: &LinkHandle, events: E) -> LinkEnd
+pub async fn run<S, E>(socket: Socket<S>, handle: &LinkHandle, events: E) -> LinkEnd
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: AsyncBufRead + AsyncWrite + Unpin + Send,
     E: LinkEvents,
 {
     let now = handle.shared.now();
@@ -95,26 +112,26 @@ where
         socket,
         handle,
         events,
-        batch: BytesMut::new(),
-        flushing: false,
+        wakes: Vec::new(),
+        news: Vec::new(),
         was_full: false,
         waited: false,
         timer: Box::pin(sleep_until(Instant::now())),
         timer_at: Micros(0),
     };
     let end = poll_fn(|cx| pump.poll(cx)).await;
-    handle.shared.lock().link.lose();
-    pump.handle_events();
+    pump.lose();
     pump.say_goodbye(&end).await;
     end
 }
 
 struct Pump<'a, S, E> {
-    socket: WebSocketStream<S>,
+    socket: Socket<S>,
     handle: &'a LinkHandle,
     events: E,
-    batch: BytesMut,
-    flushing: bool,
+    /// Those to wake and what to tell, gathered under the lock for when it is open again.
+    wakes: Vec<Waker>,
+    news: Vec<News>,
     /// The socket did not take all of the last batch at once.
     was_full: bool,
     waited: bool,
@@ -122,9 +139,16 @@ struct Pump<'a, S, E> {
     timer_at: Micros,
 }
 
+/// What the owner of the link is told.
+enum News {
+    Opened(StreamId, Bytes),
+    Control(Frame),
+    PeerDrains(Drain),
+}
+
 impl<S, E> Pump<'_, S, E>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: AsyncBufRead + AsyncWrite + Unpin + Send,
     E: LinkEvents,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
@@ -152,7 +176,6 @@ where
         self.read(cx)?;
         self.watch_time(cx)?;
         let all_written = self.write(cx)?;
-        self.handle_events();
         let mut state = self.handle.shared.lock();
         match state.closing {
             // What is left to say goes with the goodbye, which does not wait for a peer that
@@ -170,15 +193,9 @@ where
 
     fn read(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
         for _ in 0..READS_PER_TURN {
-            match Pin::new(&mut self.socket).poll_next(cx) {
+            match self.socket.poll_receive(cx) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(None) => return Err(LinkEnd::ClosedByPeer),
-                Poll::Ready(Some(Err(error))) => return Err(LinkEnd::Socket(Box::new(error))),
-                Poll::Ready(Some(Ok(Message::Binary(batch)))) => self.receive(batch)?,
-                Poll::Ready(Some(Ok(Message::Close(_)))) => return Err(LinkEnd::ClosedByPeer),
-                Poll::Ready(Some(Ok(Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {
-                    // Ours are binary; WebSocket's own pings are answered by the library.
-                }
+                Poll::Ready(batch) => self.receive(batch?)?,
             }
         }
         // More may be there: come back after the writer had its turn.
@@ -188,64 +205,58 @@ where
 
     fn receive(&mut self, batch: Bytes) -> Result<(), LinkEnd> {
         let now = self.handle.shared.now();
-        let result = self.handle.shared.lock().link.receive_batch(batch, now).map_err(LinkEnd::Fault);
-        let refused = self.handle_events();
-        match (result, refused) {
+        let result = {
+            let mut state = self.handle.shared.lock();
+            let result = state.link.receive_batch(batch, now).map_err(LinkEnd::Fault);
+            state.gather(&mut self.wakes, &mut self.news);
+            result
+        };
+        match (result, self.tell()) {
             (_, Some(end)) => Err(end),
             (result, None) => result,
         }
     }
 
-    /// Tells everybody what happened. Returns the end of the link, if it was announced.
-    fn handle_events(&mut self) -> Option<LinkEnd> {
+    /// Tells everybody what was gathered. Returns the end of the link, if it was announced.
+    fn tell(&mut self) -> Option<LinkEnd> {
+        self.wakes.drain(..).for_each(Waker::wake);
         let mut end = None;
-        let mut wakes: Vec<Waker> = Vec::new();
-        loop {
-            let (event, open) = {
-                let mut state = self.handle.shared.lock();
-                let state = &mut *state;
-                let Some(event) = state.link.next_event() else { break };
-                let mut open = None;
-                match &event {
-                    Event::Readable(id) => {
-                        wakes.extend(state.wakers.get_mut(id).and_then(|wakers| wakers.reader.take()))
-                    }
-                    Event::Writable(id) => {
-                        wakes.extend(state.wakers.get_mut(id).and_then(|wakers| wakers.writer.take()))
-                    }
-                    Event::Aborted(id) => {
-                        if let Some(waiting) = state.wakers.get_mut(id) {
-                            wakes.extend(
-                                [waiting.reader.take(), waiting.writer.take(), waiting.watcher.take()]
-                                    .into_iter()
-                                    .flatten(),
-                            );
-                        }
-                    }
-                    Event::Opened(id) => open = state.link.take_head(*id),
-                    Event::Control(_) | Event::PeerDrains(_) => {}
-                }
-                (event, open)
-            };
-            match event {
-                Event::Opened(id) => {
+        for news in self.news.drain(..) {
+            match news {
+                News::Opened(id, open) => {
                     let stream = LinkStream::new(self.handle.shared.clone(), id);
-                    self.events.opened(stream, open.unwrap_or_default());
+                    self.events.opened(stream, open);
                 }
-                Event::Control(frame) if frame.kind == FrameKind::Refuse.number() => {
+                News::Control(frame) if frame.kind == FrameKind::Refuse.number() => {
                     end = Some(LinkEnd::Refused(Refuse::read(&frame.payload)));
                 }
-                Event::Control(frame) => {
+                News::Control(frame) => {
                     if let Err(fault) = self.events.control(&frame) {
                         end = Some(LinkEnd::Fault(fault));
                     }
                 }
-                Event::PeerDrains(drain) => self.events.peer_drains(&drain),
-                Event::Readable(_) | Event::Writable(_) | Event::Aborted(_) => {}
+                News::PeerDrains(drain) => self.events.peer_drains(&drain),
             }
         }
-        wakes.into_iter().for_each(Waker::wake);
+        // One crowd should not be remembered by a link that is quiet ever after.
+        if self.wakes.capacity() > GATHERED_MAX {
+            self.wakes = Vec::new();
+        }
+        if self.news.capacity() > GATHERED_MAX {
+            self.news = Vec::new();
+        }
         end
+    }
+
+    /// The streams are lost, and all who wait for them are told.
+    fn lose(&mut self) {
+        {
+            let mut state = self.handle.shared.lock();
+            state.link.lose();
+            state.gather(&mut self.wakes, &mut self.news);
+        }
+        // The link is over already, whatever else was announced.
+        let _ = self.tell();
     }
 
     fn watch_time(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
@@ -272,75 +283,107 @@ where
     /// Writes batches until nothing waits (true) or the socket is full (false).
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         loop {
-            if self.flushing {
-                match Pin::new(&mut self.socket).poll_flush(cx) {
+            if self.socket.has_unsent() {
+                match self.socket.poll_sent(cx) {
                     Poll::Pending => {
                         self.was_full = true;
                         return Ok(false);
                     }
-                    Poll::Ready(Err(error)) => return Err(LinkEnd::Socket(Box::new(error))),
-                    Poll::Ready(Ok(())) => self.flushing = false,
+                    Poll::Ready(sent) => sent.map_err(LinkEnd::Socket)?,
                 }
             }
-            {
-                let now = self.handle.shared.now();
-                let mut state = self.handle.shared.lock();
-                if std::mem::take(&mut self.was_full) {
-                    state.link.wrote(now);
-                }
-                if !state.link.has_frames() {
-                    return Ok(true);
-                }
-                state.link.next_batch(&mut self.batch, now);
+            match self.next_batch() {
+                Some(batch) => self.socket.stage(batch),
+                None => return Ok(true),
             }
-            if self.batch.is_empty() {
-                continue;
-            }
-            let message = Message::Binary(self.batch.split().freeze());
-            Pin::new(&mut self.socket).start_send(message).map_err(|error| LinkEnd::Socket(Box::new(error)))?;
-            self.flushing = true;
         }
+    }
+
+    /// The next batch, in a buffer of the pool; none when nothing waits.
+    fn next_batch(&mut self) -> Option<BytesMut> {
+        let now = self.handle.shared.now();
+        let batch = {
+            let mut state = self.handle.shared.lock();
+            if std::mem::take(&mut self.was_full) {
+                state.link.wrote(now);
+            }
+            // A turn may bring nothing, of a stream that has gone meanwhile; others may follow.
+            let mut batch = None;
+            while state.link.has_frames() && batch.as_ref().is_none_or(BytesMut::is_empty) {
+                state.link.next_batch(batch.get_or_insert_with(pool::take), now);
+            }
+            state.gather(&mut self.wakes, &mut self.news);
+            batch
+        };
+        // Only what came can announce the end of the link.
+        let _ = self.tell();
+        let batch = batch?;
+        if batch.is_empty() {
+            pool::give_back(batch);
+            return None;
+        }
+        Some(batch)
     }
 
     /// Says what is left to say, to a peer that still reads.
     async fn say_goodbye(&mut self, end: &LinkEnd) {
         let last_words = match end {
-            LinkEnd::Closed => self.frames_left(),
-            LinkEnd::Fault(_) => {
+            // Frames of the link that had not left: after the loss of the streams, nothing else is.
+            LinkEnd::Closed => self.next_batch().unwrap_or_default(),
+            LinkEnd::Fault(_) | LinkEnd::WebSocket(_) => {
                 let code = ErrorCode::LinkProtocol.to_string();
                 let refuse = Refuse { code, message: end.to_string(), retry_after_ms: 0 };
-                put_frame(&mut self.batch, FrameKind::Refuse, 0, &to_json(&refuse));
-                self.batch.split().freeze()
+                let mut words = BytesMut::new();
+                put_frame(&mut words, FrameKind::Refuse, 0, &to_json(&refuse));
+                words
             }
-            LinkEnd::ClosedByPeer | LinkEnd::Refused(_) | LinkEnd::Silent(_) | LinkEnd::Socket(_) => Bytes::new(),
+            LinkEnd::ClosedByPeer | LinkEnd::Refused(_) => BytesMut::new(),
+            // Nobody is there to hear it.
+            LinkEnd::Silent(_) | LinkEnd::Socket(_) => return,
         };
         let goodbye = async {
             if !last_words.is_empty() {
-                self.socket.send(Message::Binary(last_words)).await?;
+                self.socket.send(&last_words).await?;
             }
-            self.socket.close(None).await
+            self.socket.close().await
         };
         // The link is over either way; a peer that does not take the goodbye is not waited for.
         let _ = tokio::time::timeout(GOODBYE_TIME_MAX, goodbye).await;
     }
+}
 
-    /// Frames of the link that had not left: after the loss of the streams, nothing else is.
-    fn frames_left(&mut self) -> Bytes {
-        let now = self.handle.shared.now();
-        self.handle.shared.lock().link.next_batch(&mut self.batch, now);
-        self.batch.split().freeze()
+impl State {
+    /// Moves what happened to where it can be told without the lock.
+    fn gather(&mut self, wakes: &mut Vec<Waker>, news: &mut Vec<News>) {
+        while let Some(event) = self.link.next_event() {
+            match event {
+                Event::Readable(id) => {
+                    wakes.extend(self.wakers.get_mut(&id).and_then(|waiting| waiting.reader.take()));
+                }
+                Event::Writable(id) => {
+                    wakes.extend(self.wakers.get_mut(&id).and_then(|waiting| waiting.writer.take()));
+                }
+                Event::Aborted(id) => {
+                    if let Some(waiting) = self.wakers.get_mut(&id).map(std::mem::take) {
+                        wakes.extend(waiting.all());
+                    }
+                }
+                Event::Opened(id) => news.push(News::Opened(id, self.link.take_head(id).unwrap_or_default())),
+                Event::Control(frame) => news.push(News::Control(frame)),
+                Event::PeerDrains(drain) => news.push(News::PeerDrains(drain)),
+            }
+        }
     }
 }
 
 /// Whatever ends the task of a link, those who wait for its streams are told.
 impl<S, E> Drop for Pump<'_, S, E> {
     fn drop(&mut self) {
-        let wakers: Vec<Wakers> = {
+        let waiting: Vec<Wakers> = {
             let mut state = self.handle.shared.lock();
             state.link.lose();
             state.wakers.values_mut().map(std::mem::take).collect()
         };
-        let waiting = wakers.into_iter().flat_map(|wakers| [wakers.reader, wakers.writer, wakers.watcher]);
-        waiting.flatten().for_each(Waker::wake);
+        waiting.into_iter().flat_map(Wakers::all).for_each(Waker::wake);
     }
 }

@@ -19,7 +19,6 @@ use keyhaven_protocol::link::StreamOver;
 
 use super::Shared;
 use super::State;
-use super::Wakers;
 
 /// One stream. Clones share it; at most one of them reads, one writes and one watches.
 #[derive(Clone)]
@@ -34,7 +33,6 @@ struct Held {
 
 impl LinkStream {
     pub(super) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
-        shared.lock().wakers.insert(id, Wakers::default());
         Self { held: Arc::new(Held { shared, id }) }
     }
 

@@ -30,6 +30,8 @@ use keyhaven_protocol::link::Incoming;
 use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Side;
+use keyhaven_protocol::websocket;
+use tokio::io::BufReader;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
@@ -40,13 +42,13 @@ use super::LinkEnd;
 use super::LinkEvents;
 use super::LinkHandle;
 use super::LinkStream;
+use super::Socket;
 use super::run;
-use super::websocket_config;
 use crate::tasks::Tasks;
 
 #[tokio::test]
 async fn a_call_goes_there_and_back_over_a_socket() {
-    let mut pair = Pair::new().await;
+    let mut pair = Pair::new();
     let call = pair.hub.open(&open()).unwrap();
     call.send_last(Bytes::from_static(b"question"), Bytes::new()).unwrap();
 
@@ -63,7 +65,7 @@ async fn a_call_goes_there_and_back_over_a_socket() {
 
 #[tokio::test]
 async fn a_large_body_passes_through_small_windows_unchanged() {
-    let mut pair = Pair::new().await;
+    let mut pair = Pair::new();
     let call = pair.hub.open(&open()).unwrap();
     call.finish(Bytes::new()).unwrap();
     let served = pair.opened.recv().await.unwrap();
@@ -86,7 +88,7 @@ async fn a_large_body_passes_through_small_windows_unchanged() {
 
 #[tokio::test]
 async fn a_call_that_is_dropped_is_aborted_at_the_other_end() {
-    let mut pair = Pair::new().await;
+    let mut pair = Pair::new();
     let call = pair.hub.open(&open()).unwrap();
     let served = pair.opened.recv().await.unwrap();
     drop(call);
@@ -96,7 +98,7 @@ async fn a_call_that_is_dropped_is_aborted_at_the_other_end() {
 
 #[tokio::test]
 async fn calls_on_a_connection_that_breaks_are_told_and_new_ones_are_refused() {
-    let mut pair = Pair::new().await;
+    let mut pair = Pair::new();
     let call = pair.hub.open(&open()).unwrap();
     let served = pair.opened.recv().await.unwrap();
     pair.agent.close();
@@ -109,7 +111,7 @@ async fn calls_on_a_connection_that_breaks_are_told_and_new_ones_are_refused() {
 
 #[tokio::test]
 async fn a_draining_link_closes_after_its_last_call() {
-    let mut pair = Pair::new().await;
+    let mut pair = Pair::new();
     let call = pair.hub.open(&open()).unwrap();
     let served = pair.opened.recv().await.unwrap();
     pair.hub.drain(&Drain { deadline_ms: 1000 });
@@ -124,7 +126,7 @@ async fn a_draining_link_closes_after_its_last_call() {
 
 #[tokio::test]
 async fn a_refusal_is_what_the_other_side_hears() {
-    let mut pair = Pair::new().await;
+    let mut pair = Pair::new();
     let refuse = Refuse { code: ErrorCode::AgentRevoked.to_string(), message: "revoked".into(), retry_after_ms: 0 };
     pair.hub.refuse(&refuse);
 
@@ -134,8 +136,7 @@ async fn a_refusal_is_what_the_other_side_hears() {
 
 #[tokio::test]
 async fn a_peer_that_breaks_the_protocol_is_told_so() {
-    let mut truncated = BytesMut::new();
-    put_frame(&mut truncated, FrameKind::Ping, 0, &[0; 8]);
+    let mut truncated = BytesMut::from(&ping_frame()[..]);
     truncated.truncate(12);
     let mut unknown = BytesMut::new();
     put_frame(&mut unknown, FrameKind::Challenge, 0, b"{}");
@@ -150,15 +151,40 @@ async fn a_peer_that_breaks_the_protocol_is_told_so() {
 }
 
 #[tokio::test]
-async fn messages_that_are_not_binary_are_passed_over() {
+async fn a_ping_is_answered_and_a_pong_passed_over() {
     let (handle, mut socket) = hub_and_raw_peer().await;
-    socket.send(Message::text("hello")).await.unwrap();
+    socket.send(Message::Pong(Bytes::from_static(b"unasked"))).await.unwrap();
     socket.send(Message::Ping(Bytes::from_static(b"x"))).await.unwrap();
+    while socket.next().await.unwrap().unwrap() != Message::Pong(Bytes::from_static(b"x")) {}
     let call = handle.open(&open()).unwrap();
 
     until_frame(&mut socket, FrameKind::Open).await;
     drop(call);
     until_frame(&mut socket, FrameKind::Abort).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_breaks_the_websocket_is_told_so() {
+    let (handle, mut socket) = hub_and_raw_peer().await;
+    socket.send(Message::text("hello")).await.unwrap();
+
+    let refuse = until_refused(&mut socket).await;
+    assert_eq!(refuse.code, ErrorCode::LinkProtocol.to_string());
+    assert!(handle.open(&open()).is_err());
+}
+
+#[tokio::test]
+async fn last_words_are_heard_though_more_was_on_its_way() {
+    let (handle, mut socket) = hub_and_raw_peer().await;
+    socket.send(Message::Binary(ping_frame())).await.unwrap();
+    let refuse = Refuse { code: ErrorCode::AgentRevoked.to_string(), message: "revoked".into(), retry_after_ms: 0 };
+    handle.refuse(&refuse);
+    let mut late = 0;
+    while socket.send(Message::Binary(ping_frame())).await.is_ok() && late < 10 {
+        late += 1;
+    }
+
+    assert_eq!(until_refused(&mut socket).await, refuse);
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,7 +202,7 @@ async fn a_silent_peer_is_given_up_sooner_with_work_in_flight() {
 
 #[tokio::test]
 async fn a_head_too_large_for_a_frame_is_refused_before_it_is_sent() {
-    let pair = Pair::new().await;
+    let pair = Pair::new();
     let mut headers = HeaderMap::new();
     for _ in 0..4 {
         headers.append("x-large", "v".repeat(40_000).parse().unwrap());
@@ -196,25 +222,25 @@ struct Pair {
 }
 
 impl Pair {
-    async fn new() -> Self {
+    fn new() -> Self {
         let tasks = Tasks::new();
         let (near, far) = tokio::io::duplex(64 * 1024);
         let (opened, receiver) = mpsc::channel(16);
-        let (hub, hub_ended) = start(Side::Hub, near, None, &tasks).await;
-        let (agent, agent_ended) = start(Side::Agent, far, Some(opened), &tasks).await;
+        let (hub, hub_ended) = start(Side::Hub, near, None, &tasks);
+        let (agent, agent_ended) = start(Side::Agent, far, Some(opened), &tasks);
         Self { hub, agent, opened: receiver, hub_ended, agent_ended, tasks }
     }
 }
 
-async fn start(
+fn start(
     side: Side,
     io: DuplexStream,
     opened: Option<mpsc::Sender<LinkStream>>,
     tasks: &Tasks,
 ) -> (LinkHandle, mpsc::Receiver<LinkEnd>) {
     let handle = LinkHandle::new(side, Limits::default());
-    let role = if side == Side::Hub { Role::Server } else { Role::Client };
-    let socket = WebSocketStream::from_raw_socket(io, role, Some(websocket_config())).await;
+    let role = if side == Side::Hub { websocket::Role::Server } else { websocket::Role::Client };
+    let socket = Socket::new(BufReader::new(io), role, Bytes::new());
     let (sender, ended) = mpsc::channel(1);
     let driven = handle.clone();
     tasks.spawn("link", async move {
@@ -226,8 +252,8 @@ async fn start(
 
 async fn hub_and_raw_peer() -> (LinkHandle, WebSocketStream<DuplexStream>) {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let (handle, _) = start(Side::Hub, near, None, &Tasks::new()).await;
-    let socket = WebSocketStream::from_raw_socket(far, Role::Client, Some(websocket_config())).await;
+    let (handle, _) = start(Side::Hub, near, None, &Tasks::new());
+    let socket = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
     (handle, socket)
 }
 
@@ -274,6 +300,12 @@ async fn until_frame(socket: &mut WebSocketStream<DuplexStream>, kind: FrameKind
 async fn until_refused(socket: &mut WebSocketStream<DuplexStream>) -> Refuse {
     let frame = until_frame(socket, FrameKind::Refuse).await;
     from_json(&frame.payload).unwrap()
+}
+
+fn ping_frame() -> Bytes {
+    let mut out = BytesMut::new();
+    put_frame(&mut out, FrameKind::Ping, 0, &[0; 8]);
+    out.freeze()
 }
 
 async fn until(reached: impl Fn() -> bool) {

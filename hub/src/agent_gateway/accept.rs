@@ -16,19 +16,19 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use keyhaven_daemon::link::websocket_config;
+use keyhaven_daemon::link::ReadAhead;
+use keyhaven_daemon::link::Socket;
 use keyhaven_daemon::tls;
 use keyhaven_protocol::handshake::ChannelBinding;
 use keyhaven_protocol::handshake::TUNNEL_PATH;
+use keyhaven_protocol::websocket::Role;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
 use tracing::debug;
 use tracing::warn;
 
@@ -36,7 +36,9 @@ use super::AgentGateway;
 use super::handshake;
 use super::session;
 
-pub(super) type Socket = WebSocketStream<TlsStream<TcpStream>>;
+type Tls = TlsStream<ReadAhead<TcpStream>>;
+
+pub(super) type Tunnel = Socket<Tls>;
 
 /// A request line and headers of an upgrade are short.
 const UPGRADE_HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -102,9 +104,9 @@ async fn shake_hands(gateway: Arc<AgentGateway>, stream: TcpStream, permit: Owne
     }
 }
 
-async fn upgrade(gateway: &AgentGateway, stream: TcpStream) -> Result<(Socket, ChannelBinding), AcceptError> {
+async fn upgrade(gateway: &AgentGateway, stream: TcpStream) -> Result<(Tunnel, ChannelBinding), AcceptError> {
     stream.set_nodelay(true)?;
-    let stream = TlsAcceptor::from(gateway.tls.clone()).accept(stream).await?;
+    let stream = TlsAcceptor::from(gateway.tls.clone()).accept(ReadAhead::new(stream)).await?;
     let binding = tls::channel_binding(stream.get_ref().1)?;
     let (sender, receiver) = oneshot::channel();
     let sender = Cell::new(Some(sender));
@@ -118,11 +120,8 @@ async fn upgrade(gateway: &AgentGateway, stream: TcpStream) -> Result<(Socket, C
         .with_upgrades()
         .await?;
     let upgraded = receiver.await.map_err(|_| AcceptError::NoUpgrade)?.await?;
-    let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().map_err(|_| AcceptError::NoUpgrade)?;
-    let stream = parts.io.into_inner();
-    let early = parts.read_buf.to_vec();
-    let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, Some(websocket_config())).await;
-    Ok((socket, binding))
+    let parts = upgraded.downcast::<TokioIo<Tls>>().map_err(|_| AcceptError::NoUpgrade)?;
+    Ok((Socket::new(parts.io.into_inner(), Role::Server, parts.read_buf), binding))
 }
 
 /// Extensions are never agreed to, so permessage-deflate is refused by silence, as RFC 6455 has it.

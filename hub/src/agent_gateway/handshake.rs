@@ -3,9 +3,9 @@
 //! Invariant: WELCOME is sent only after the signature held on this very connection and
 //! the key belongs to the agent it names.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
-use futures_util::SinkExt;
-use futures_util::StreamExt;
 use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_daemon::link::LinkHandle;
 use keyhaven_protocol::ErrorCode;
@@ -26,12 +26,11 @@ use keyhaven_protocol::hex::Hex;
 use keyhaven_protocol::id::TokenId;
 use keyhaven_protocol::link::Side;
 use keyhaven_protocol::version;
-use tokio_tungstenite::tungstenite::Message;
 use tracing::info;
 use tracing::warn;
 
 use super::AgentGateway;
-use super::accept::Socket;
+use super::accept::Tunnel;
 use super::live_link::Entering;
 use super::refusal;
 use super::roster::Entered;
@@ -40,6 +39,9 @@ use super::takes_calls;
 use crate::store::agents::Agent;
 use crate::store::agents::AgentState;
 use crate::store::join_tokens::RedeemError;
+
+/// How long a refused agent may take to go.
+const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// A link that has been welcomed and entered in the roster.
 pub(super) struct Proved {
@@ -65,7 +67,7 @@ impl Refused {
 
 pub(super) async fn prove(
     gateway: &AgentGateway,
-    socket: &mut Socket,
+    socket: &mut Tunnel,
     binding: &ChannelBinding,
 ) -> Result<Proved, Refused> {
     match admit(gateway, socket, binding).await {
@@ -77,13 +79,13 @@ pub(super) async fn prove(
         Err(refused) => {
             // Whether the agent hears it or not, it is refused.
             let _ = send(socket, FrameKind::Refuse, &to_json(&refusal(refused.code))).await;
-            let _ = socket.close(None).await;
+            let _ = tokio::time::timeout(GOODBYE_TIME_MAX, socket.close()).await;
             Err(refused)
         }
     }
 }
 
-async fn admit(gateway: &AgentGateway, socket: &mut Socket, binding: &ChannelBinding) -> Result<Proved, Refused> {
+async fn admit(gateway: &AgentGateway, socket: &mut Tunnel, binding: &ChannelBinding) -> Result<Proved, Refused> {
     let challenge = challenge(gateway)?;
     send(socket, FrameKind::Challenge, &to_json(&challenge)).await?;
     let frame = receive(socket).await?;
@@ -209,20 +211,16 @@ async fn enter(gateway: &AgentGateway, auth: &Auth, agent: &Agent) -> Result<Ent
     }
 }
 
-async fn send(socket: &mut Socket, kind: FrameKind, payload: &[u8]) -> Result<(), Refused> {
+async fn send(socket: &mut Tunnel, kind: FrameKind, payload: &[u8]) -> Result<(), Refused> {
     let mut out = BytesMut::new();
     put_frame(&mut out, kind, 0, payload);
-    let sent = socket.send(Message::Binary(out.freeze())).await;
+    let sent = socket.send(&out).await;
     sent.map_err(|error| Refused::new(ErrorCode::LinkProtocol, error.to_string()))
 }
 
-async fn receive(socket: &mut Socket) -> Result<Frame, Refused> {
+async fn receive(socket: &mut Tunnel) -> Result<Frame, Refused> {
     let refused = |detail: String| Refused::new(ErrorCode::LinkProtocol, detail);
-    let message = socket.next().await.ok_or_else(|| refused("it closed".to_owned()))?;
-    let message = message.map_err(|error| refused(error.to_string()))?;
-    let Message::Binary(mut batch) = message else {
-        return Err(refused("the first message was not binary".to_owned()));
-    };
+    let mut batch = socket.receive().await.map_err(|error| refused(error.to_string()))?;
     let frame = next_frame(&mut batch).map_err(|error| refused(error.to_string()))?;
     frame.filter(|_| batch.is_empty()).ok_or_else(|| refused("not one frame".to_owned()))
 }

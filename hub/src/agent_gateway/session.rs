@@ -21,10 +21,10 @@ use tracing::warn;
 
 use super::AgentGateway;
 use super::LiveLink;
-use super::accept::Socket;
+use super::accept::Tunnel;
 use super::handshake::Proved;
 
-pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Socket>, proved: Proved) {
+pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Tunnel>, proved: Proved) {
     let link = proved.entered.link.clone();
     let events = Events {
         gateway: gateway.clone(),

@@ -93,11 +93,13 @@ fn what_is_no_frame_of_a_tunnel_is_refused_by_name() {
 
 #[test]
 fn arbitrary_bytes_never_panic_and_mean_the_same_wherever_they_are_cut() {
-    bolero::check!().with_iterations(20_000).with_type::<(bool, Vec<u8>, Vec<u8>)>().for_each(|(server, wire, cuts)| {
-        let role = if *server { Role::Server } else { Role::Client };
+    bolero::check!().with_iterations(20_000).with_type::<(bool, Vec<u8>, Vec<u8>)>().for_each(
+        |(server, wire, cuts)| {
+            let role = if *server { Role::Server } else { Role::Client };
 
-        assert_eq!(read_all(role, wire), read_cut(role, wire, cuts.iter().map(|cut| usize::from(*cut))));
-    });
+            assert_eq!(read_all(role, wire), read_cut(role, wire, cuts.iter().map(|cut| usize::from(*cut))));
+        },
+    );
 }
 
 proptest! {

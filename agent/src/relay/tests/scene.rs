@@ -14,7 +14,7 @@ use keyhaven_daemon::link;
 use keyhaven_daemon::link::LinkEvents;
 use keyhaven_daemon::link::LinkHandle;
 use keyhaven_daemon::link::LinkStream;
-use keyhaven_daemon::link::websocket_config;
+use keyhaven_daemon::link::Socket;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::BodyLength;
@@ -29,10 +29,10 @@ use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Side;
 use keyhaven_protocol::provider::endpoint::Endpoint;
+use keyhaven_protocol::websocket::Role;
 use secrecy::SecretString;
+use tokio::io::BufReader;
 use tokio::time::timeout;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Calls;
@@ -106,7 +106,7 @@ impl Scene {
         let vendor = FakeVendor::listen().await;
         let (offers, stopping, tasks) = (Offers::new(&vault), CancellationToken::new(), Tasks::new());
         let relay = Relay::new(vault.clone(), &vendor.egress(), calls, offers.clone(), stopping.clone());
-        let hub = link_up(relay.clone(), &tasks).await;
+        let hub = link_up(relay.clone(), &tasks);
         Self { vendor, hub, offers, stopping, tasks, relay, key, vault, _dir: dir }
     }
 
@@ -218,11 +218,11 @@ pub(super) fn refused(reason: AbortReason) -> Seen {
     Seen { status: None, body: String::new(), broke: Some(reason) }
 }
 
-async fn link_up(relay: Arc<Relay>, tasks: &Tasks) -> LinkHandle {
+fn link_up(relay: Arc<Relay>, tasks: &Tasks) -> LinkHandle {
     let (near, far) = tokio::io::duplex(256 * 1024);
     let (hub, agent) = (LinkHandle::new(Side::Hub, Limits::default()), LinkHandle::new(Side::Agent, Limits::default()));
-    let hub_socket = WebSocketStream::from_raw_socket(near, Role::Server, Some(websocket_config())).await;
-    let agent_socket = WebSocketStream::from_raw_socket(far, Role::Client, Some(websocket_config())).await;
+    let hub_socket = Socket::new(BufReader::new(near), Role::Server, Bytes::new());
+    let agent_socket = Socket::new(BufReader::new(far), Role::Client, Bytes::new());
     let driven = hub.clone();
     tasks.spawn("hub", async move {
         link::run(hub_socket, &driven, Deaf).await;

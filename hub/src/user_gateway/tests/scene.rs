@@ -14,8 +14,8 @@ use http::StatusCode;
 use keyhaven_daemon::link::LinkEvents;
 use keyhaven_daemon::link::LinkHandle;
 use keyhaven_daemon::link::LinkStream;
+use keyhaven_daemon::link::Socket;
 use keyhaven_daemon::link::run;
-use keyhaven_daemon::link::websocket_config;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
@@ -33,16 +33,16 @@ use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Side;
 use keyhaven_protocol::provider::Provider;
+use keyhaven_protocol::websocket::Role;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
+use tokio::io::BufReader;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 use tokio::sync::mpsc;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::agent_gateway::Entering;
 use crate::agent_gateway::LiveLink;
@@ -122,8 +122,8 @@ impl Scene {
     pub(super) async fn link(&self, number: u8) -> Agent {
         let (near, far) = tokio::io::duplex(256 * 1024);
         let (sender, opened) = mpsc::channel(64);
-        let hub = self.drive(Side::Hub, near, None).await;
-        let link = self.drive(Side::Agent, far, Some(sender)).await;
+        let hub = self.drive(Side::Hub, near, None);
+        let link = self.drive(Side::Agent, far, Some(sender));
         let entering = Entering {
             agent: AgentId([number; 16]),
             name: format!("agent-{number}"),
@@ -143,7 +143,7 @@ impl Scene {
         self.roster.offer(&agent.live, offer.to_string().as_bytes()).unwrap();
     }
 
-    async fn drive(
+    fn drive(
         &self,
         side: Side,
         io: tokio::io::DuplexStream,
@@ -151,7 +151,7 @@ impl Scene {
     ) -> LinkHandle {
         let handle = LinkHandle::new(side, Limits::default());
         let role = if side == Side::Hub { Role::Server } else { Role::Client };
-        let socket = WebSocketStream::from_raw_socket(io, role, Some(websocket_config())).await;
+        let socket = Socket::new(BufReader::new(io), role, Bytes::new());
         let driven = handle.clone();
         self.tasks.spawn("link", async move {
             run(socket, &driven, Opened { opened }).await;

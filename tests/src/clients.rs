@@ -4,6 +4,7 @@
 //! upstream and through a hub, and only base URLs and keys differ.
 
 use crate::process::Process;
+use crate::tls_door::TlsDoor;
 use crate::upstream::Upstream;
 use crate::upstream::vendor::Vendor;
 use anyhow::Context;
@@ -17,7 +18,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The longest a suite may take.
-pub const SUITE_MAX: Duration = Duration::from_secs(180);
+pub const SUITE_MAX: Duration = Duration::from_secs(300);
 
 /// Which official SDKs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,19 @@ pub fn through_hub(hub: &str, azure_resource: &str, api_key: &str) -> Value {
     targets
 }
 
+/// The same targets with the base URLs that the Node SDK needs for realtime, which it opens over TLS
+/// only: `door` stands before the port that the targets name.
+#[must_use]
+pub fn with_tls(mut targets: Value, door: &TlsDoor) -> Value {
+    targets["ca_pem"] = door.ca_pem().to_string_lossy().into_owned().into();
+    for name in ["openai", "azure", "azure_v1"] {
+        let base = targets[name]["base_url"].as_str().unwrap_or_default();
+        let path = base.splitn(4, '/').nth(3).unwrap_or_default();
+        targets[name]["secure_base_url"] = format!("{}/{path}", door.url()).into();
+    }
+    targets
+}
+
 /// Runs a suite and returns its results by case.
 ///
 /// # Errors
@@ -86,6 +100,7 @@ pub async fn run(language: Language, targets: &Value) -> Result<Value> {
         .arg(clients.join(script))
         .env("KEYHAVEN_SUITE", targets.to_string())
         .env("KEYHAVEN_TEST_TOOLS", tools())
+        .env("NODE_EXTRA_CA_CERTS", targets["ca_pem"].as_str().unwrap_or_default())
         .env("PYTHONDONTWRITEBYTECODE", "1");
     // What a developer has set for himself must not change what the SDKs send.
     let theirs = ["OPENAI_", "ANTHROPIC_", "AZURE_"];
@@ -126,6 +141,7 @@ fn targets(root: &str, key: impl Fn(Vendor) -> String) -> Value {
         "azure_v1": target(Vendor::Azure, "azure/openai/v1"),
         "anthropic": target(Vendor::Anthropic, "anthropic"),
         "deepseek": target(Vendor::DeepSeek, "deepseek"),
+        "deepseek_beta": target(Vendor::DeepSeek, "deepseek/beta"),
         "deepseek_anthropic": target(Vendor::DeepSeek, "deepseek/anthropic"),
     })
 }

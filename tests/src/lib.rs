@@ -15,5 +15,6 @@ pub mod raw_agent;
 pub mod raw_client;
 mod stage;
 pub mod tap;
+pub mod tls_door;
 pub mod tls_front;
 pub mod upstream;

@@ -99,7 +99,7 @@ impl Tap {
 }
 
 fn calls(connection: usize, recorded: &Recorded) -> Vec<Call> {
-    let last = |message: &&Message| message.head.status() >= 200;
+    let last = |message: &&Message| message.head.status() >= 200 || message.head.status() == 101;
     let mut responses = recorded.responses.messages().iter().filter(last);
     let requests = recorded.requests.messages().iter();
     requests
@@ -136,7 +136,7 @@ async fn relay(client: TcpStream, target: SocketAddr, all: Connections) {
     let down = pass(from_server, to_client, |bytes| {
         if let Some(recorded) = lock(&all).get_mut(place) {
             match bytes {
-                Some(bytes) => recorded.responses.push(bytes),
+                Some(bytes) => record_responses(recorded, bytes),
                 None => recorded.responses.end(true),
             }
         }
@@ -153,6 +153,15 @@ fn record_requests(recorded: &mut Recorded, bytes: Option<&[u8]>) {
     recorded.requests.push(bytes);
     for request in &recorded.requests.messages()[before..] {
         recorded.responses.expect_answer_to(request.head.method());
+    }
+}
+
+fn record_responses(recorded: &mut Recorded, bytes: &[u8]) {
+    let before = recorded.responses.messages().len();
+    recorded.responses.push(bytes);
+    let new = recorded.responses.messages()[before..].iter();
+    if new.into_iter().any(|response| response.head.status() == 101) {
+        recorded.requests.upgraded();
     }
 }
 

@@ -64,6 +64,11 @@ impl Decoder {
         self.methods.push_back(method.to_owned());
     }
 
+    /// The other side has answered 101: all that follows in this direction is one message's body.
+    pub fn upgraded(&mut self) {
+        self.stage = Stage::ToEnd;
+    }
+
     /// Takes the next event from the front of `input`; `None` wants more bytes.
     ///
     /// # Errors

@@ -105,6 +105,15 @@ impl Recorder {
         self.decoder.expect_answer_to(method);
     }
 
+    /// The other side has answered 101: what follows belongs to the last message's body.
+    pub fn upgraded(&mut self) {
+        self.decoder.upgraded();
+        if let Some(message) = self.messages.last_mut() {
+            message.framing = Framing::ToEnd;
+            message.complete = false;
+        }
+    }
+
     /// Takes bytes as they passed.
     pub fn push(&mut self, bytes: &[u8]) {
         self.raw_bytes += length(bytes);

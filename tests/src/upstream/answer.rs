@@ -40,6 +40,18 @@ impl Answer {
         Self { status, headers, frame, pieces: vec![body.into()] }
     }
 
+    /// Bytes of this kind, chunk by chunk.
+    pub(super) fn bytes(mut headers: Vec<(String, String)>, kind: &str, pieces: Vec<Bytes>) -> Self {
+        headers.push(("content-type".into(), kind.into()));
+        Self { status: 200, headers, frame: Frame::Chunked, pieces }
+    }
+
+    /// The same with another content type.
+    pub(super) fn typed(mut self, kind: &str) -> Self {
+        self.headers.retain(|(name, _)| name != "content-type");
+        self.with("content-type", kind)
+    }
+
     /// A stream of server-sent events, one piece each.
     pub(super) fn stream(form: Form, seed: &str, events: Vec<String>) -> Self {
         let mut headers = headers::of(form, seed, 200);

@@ -7,7 +7,11 @@ use super::answer::Prompt;
 use super::answer::quoted;
 use super::vendor::Form;
 
-const CREATED: u64 = 1_767_225_600;
+/// When everything was created.
+pub(super) const CREATED: u64 = 1_767_225_600;
+/// How OpenAI says in the middle of a stream that it has failed.
+pub(super) const STREAM_ERROR: &str = "data: {\"error\":{\"message\":\"The server had an error while processing your \
+    request. Sorry about that!\",\"type\":\"server_error\",\"param\":null,\"code\":null}}\n\n";
 const FILTER: &str = r#"{"hate":{"filtered":false,"severity":"safe"},"self_harm":{"filtered":false,"severity":"safe"},"sexual":{"filtered":false,"severity":"safe"},"violence":{"filtered":false,"severity":"safe"}}"#;
 
 pub(super) fn answer(form: Form, prompt: &Prompt) -> Answer {
@@ -91,12 +95,7 @@ fn stream(form: Form, prompt: &Prompt) -> Vec<String> {
     };
     if prompt.error_in_stream {
         events.truncate(events.len() / 2);
-        events.push(
-            "data: {\"error\":{\"message\":\"The server had an error while processing your \
-             request. Sorry about that!\",\"type\":\"server_error\",\"param\":null,\"code\":null}}\
-             \n\n"
-                .into(),
-        );
+        events.push(STREAM_ERROR.to_owned());
         return events;
     }
     events.push(delta(form, prompt, "{}", Some(finish)));
@@ -157,7 +156,7 @@ fn id(form: Form, prompt: &Prompt) -> String {
     }
 }
 
-fn usage(form: Form, prompt: &Prompt) -> String {
+pub(super) fn usage(form: Form, prompt: &Prompt) -> String {
     let (input, output) = (prompt.input_tokens, prompt.output_tokens());
     let total = input + output;
     let counts = format!(r#""prompt_tokens":{input},"completion_tokens":{output},"total_tokens":{total}"#);

@@ -8,7 +8,14 @@ use super::answer::Prompt;
 use super::answer::quoted;
 use super::chat::arguments;
 use super::chat::fragments;
+use super::question;
+use super::refusal::Refusal;
+use super::reply::Asked;
+use super::reply::BIG_MARK;
+use super::route::Place;
+use super::route::What;
 use super::vendor::Form;
+use serde_json::Value;
 
 pub(super) fn answer(form: Form, prompt: &Prompt) -> Answer {
     if prompt.stream {
@@ -16,6 +23,21 @@ pub(super) fn answer(form: Form, prompt: &Prompt) -> Answer {
     } else {
         Answer::json(form, 200, &prompt.seed, whole(form, prompt))
     }
+}
+
+/// How many tokens a message would be, without asking the model.
+pub(super) fn count(asked: &Asked<'_>, object: &Value, seed: &str) -> Result<Answer, Refusal> {
+    let place = Place { what: What::CountTokens, deployment: None };
+    question::model(asked.form, object["model"].as_str(), place)?;
+    question::anthropic_head(asked)?;
+    if object["messages"].as_array().is_none_or(Vec::is_empty) {
+        return Err(Refusal::Field("messages"));
+    }
+    let fields = [&object["messages"], &object["system"], &object["tools"]];
+    let bytes: usize = fields.iter().filter(|field| !field.is_null()).map(|field| field.to_string().len()).sum();
+    let mark = if asked.play.big.is_some() { format!(r#","kit":"{BIG_MARK}""#) } else { String::new() };
+    let body = format!(r#"{{"input_tokens":{}{mark}}}"#, bytes.div_ceil(4));
+    Ok(Answer::json(asked.form, 200, seed, body))
 }
 
 fn whole(form: Form, prompt: &Prompt) -> String {

@@ -3,20 +3,30 @@
 //! Invariant: keeps the exact bytes it saw and sent, and refuses what the real vendor refuses.
 
 mod answer;
+mod audio;
 mod chat;
+mod completions;
+mod embeddings;
 pub mod headers;
+mod images;
 mod messages;
 mod models;
+mod multipart;
 mod perform;
 pub mod play;
+mod question;
+mod realtime;
 pub mod record;
 mod refusal;
+mod reply;
+mod responses;
 mod route;
 mod server;
 pub mod settings;
 pub mod steps;
 mod strict;
 pub mod vendor;
+mod websocket;
 mod wire;
 
 use crate::ca::TestCa;

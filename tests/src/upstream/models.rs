@@ -5,14 +5,28 @@
 use super::answer::quoted;
 use super::vendor::Form;
 
-const OPENAI: [&str; 4] = ["gpt-4o", "gpt-4o-mini", "gpt-4.1-mini", "o4-mini"];
+const OPENAI: [&str; 13] = [
+    "gpt-4o",
+    "gpt-4o-mini",
+    "gpt-4.1-mini",
+    "o4-mini",
+    "gpt-3.5-turbo-instruct",
+    "text-embedding-3-small",
+    "gpt-image-1",
+    "gpt-4o-mini-tts",
+    "gpt-4o-transcribe",
+    "whisper-1",
+    "gpt-realtime",
+    "dall-e-3",
+    "tts-1",
+];
 const ANTHROPIC: [&str; 3] = ["claude-opus-4-5-20251101", "claude-sonnet-4-5-20250929", "claude-haiku-4-5-20251001"];
 const DEEPSEEK: [&str; 3] = ["deepseek-chat", "deepseek-reasoner", "deepseek-flash"];
 
 /// The name the answer gives for a model, or `None` when there is no such model.
 pub(super) fn answered_name(form: Form, model: &str) -> Option<String> {
     let family = match form {
-        Form::OpenAi => ["gpt-", "o1", "o3", "o4"].as_slice(),
+        Form::OpenAi => ["gpt-", "o1", "o3", "o4", "text-embedding-", "dall-e-", "tts-", "whisper-"].as_slice(),
         // A deployment has any name its owner gave it.
         Form::Azure => [""].as_slice(),
         Form::Anthropic => ["claude-"].as_slice(),

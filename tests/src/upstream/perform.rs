@@ -173,7 +173,18 @@ async fn spoil(wire: &mut Wire, answer: Answer, fault: Fault) -> Result<After, G
             wire.send(&answer.pieces.concat()).await?;
             Ok(After::Close)
         }
-        Fault::Switch => {
+        Fault::HalfCloseHead => {
+            wire.end_of_ours().await?;
+            Err(wire.until_gone().await)
+        }
+        Fault::HalfCloseBody => {
+            let length = answer.body_bytes().to_string();
+            wire.send(&head(&answer, Some(&[&length]))).await?;
+            wire.send(&half).await?;
+            wire.end_of_ours().await?;
+            Err(wire.until_gone().await)
+        }
+        Fault::Switch | Fault::BadAccept | Fault::NoAccept | Fault::Extension | Fault::OtherProtocol => {
             wire.send(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: kit\r\n\r\n").await?;
             wire.send(b"not http any more").await?;
             Err(wire.until_gone().await)

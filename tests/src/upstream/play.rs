@@ -40,6 +40,18 @@ pub enum Fault {
     ToEnd,
     /// `101 Switching Protocols` that nobody asked for.
     Switch,
+    /// The vendor ends its direction instead of answering, and goes on reading.
+    HalfCloseHead,
+    /// The vendor ends its direction in the middle of the body, and goes on reading.
+    HalfCloseBody,
+    /// A WebSocket accepted with another key's answer.
+    BadAccept,
+    /// A WebSocket accepted without an answer to its key.
+    NoAccept,
+    /// A WebSocket accepted with compression that was not offered.
+    Extension,
+    /// A WebSocket accepted with a subprotocol that was not offered.
+    OtherProtocol,
 }
 
 /// What the answer is compressed with, if the request accepts it.
@@ -91,6 +103,12 @@ pub struct Play {
     pub stall_upload: Option<Duration>,
     /// A stream that reports an error half-way, inside a 200.
     pub error_in_stream: bool,
+    /// Realtime: a ping before each event.
+    pub pings: bool,
+    /// Realtime: each event in pieces, with pings between.
+    pub fragments: bool,
+    /// Realtime: close with this code after the first response.
+    pub close_code: Option<u16>,
 }
 
 impl Play {
@@ -123,6 +141,9 @@ impl Play {
             ("deflate", []) => self.coding = Some(Coding::Deflate),
             ("continue", [100]) => self.continue_first = true,
             ("trailers", []) => self.trailers = true,
+            ("close", [code]) => self.close_code = Some(u16::try_from(*code).ok()?),
+            ("pings", []) => self.pings = true,
+            ("fragments", []) => self.fragments = true,
             ("close", []) => self.close = true,
             ("early", []) => self.early = Some(Early::GoOn),
             ("early-close", []) => self.early = Some(Early::Close),
@@ -150,6 +171,12 @@ fn fault(name: &str) -> Option<Fault> {
         ("huge-head", Fault::HugeHead),
         ("to-end", Fault::ToEnd),
         ("switch-101", Fault::Switch),
+        ("half-close-head", Fault::HalfCloseHead),
+        ("half-close-body", Fault::HalfCloseBody),
+        ("bad-accept", Fault::BadAccept),
+        ("no-accept", Fault::NoAccept),
+        ("extension", Fault::Extension),
+        ("other-protocol", Fault::OtherProtocol),
     ];
     let same = |(word, _): &&(&str, Fault)| *word == name;
     known.iter().find(same).map(|(_, fault)| *fault)

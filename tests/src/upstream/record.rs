@@ -6,6 +6,7 @@
 use super::play::CASE_HEADER;
 use super::play::PLAY_HEADER;
 use super::vendor::Vendor;
+use crate::http1::Framing;
 use crate::http1::Side;
 use crate::http1::decoder::Event;
 use crate::http1::recorder::Message;
@@ -81,6 +82,13 @@ impl Exchange {
     #[must_use]
     pub fn response(&self) -> Option<&Message> {
         self.sent.messages().iter().find(|message| message.head.status() >= 200)
+    }
+
+    /// The answer that made the connection a WebSocket: its body is every byte sent after that, and
+    /// the request's body every byte received.
+    #[must_use]
+    pub fn switched(&self) -> Option<&Message> {
+        self.sent.messages().iter().find(|message| message.head.status() == 101)
     }
 
     /// Whether nothing more will happen in it.
@@ -214,6 +222,13 @@ impl Log {
         self.update(place, |exchange| exchange.request.absorb(event, keep_max));
     }
 
+    pub(super) fn upgraded(&self, place: Option<usize>) {
+        self.update(place, |exchange| {
+            exchange.request.framing = Framing::ToEnd;
+            exchange.request.complete = false;
+        });
+    }
+
     pub(super) fn sent(&self, place: Option<usize>, bytes: &[u8]) {
         let at = Instant::now();
         self.update(place, |exchange| {
@@ -227,6 +242,7 @@ impl Log {
         self.update(place, |exchange| {
             if closes {
                 exchange.sent.end(true);
+                exchange.request.complete |= exchange.request.framing == Framing::ToEnd;
             }
             exchange.ended_at = Some(at);
         });

@@ -17,6 +17,14 @@ pub(super) enum Refusal {
     Method(String),
     /// The body is not a JSON object.
     NotJson,
+    /// The body says that it is something else than what the endpoint takes.
+    ContentType(String),
+    /// The body is no multipart form.
+    NotForm,
+    /// No WebSocket was asked for where there is nothing else.
+    Upgrade,
+    /// A beta that does not exist.
+    Beta(String),
     /// A needed field is missing or of the wrong type.
     Field(&'static str),
     NoSuchModel(String),
@@ -65,6 +73,16 @@ fn openai(refusal: &Refusal) -> (u16, String) {
         Refusal::NotJson => {
             (400, openai_shape("We could not parse the JSON body of your request.", invalid, None, None))
         }
+        Refusal::ContentType(said) => {
+            let message = format!(
+                "Unsupported content type: '{said}'. This API method only accepts 'application/json' requests, but you \
+                 specified the header 'Content-Type: {said}'. Please try again with a supported content type."
+            );
+            (400, openai_shape(&message, invalid, None, Some("unsupported_content_type")))
+        }
+        Refusal::NotForm => (400, openai_shape("Could not parse multipart form", invalid, None, None)),
+        Refusal::Upgrade => (400, openai_shape("You must use the websocket protocol here", invalid, None, None)),
+        Refusal::Beta(beta) => (400, openai_shape(&format!("Unknown beta requested: '{beta}'."), invalid, None, None)),
         Refusal::Field("model") => (400, openai_shape("you must provide a model parameter", invalid, None, None)),
         Refusal::Field(name) => (
             400,
@@ -119,7 +137,13 @@ fn azure(refusal: &Refusal) -> (u16, String) {
             short(429, "429", &format!("Requests to {OWNER_MARK} have exceeded call rate limit of your tier."))
         }
         Refusal::Status(403) => short(403, "403", &format!("Access denied ({OWNER_MARK}).")),
-        Refusal::NotJson | Refusal::Field(_) | Refusal::Status(_) => openai(refusal),
+        Refusal::NotJson
+        | Refusal::ContentType(_)
+        | Refusal::NotForm
+        | Refusal::Upgrade
+        | Refusal::Beta(_)
+        | Refusal::Field(_)
+        | Refusal::Status(_) => openai(refusal),
     }
 }
 
@@ -132,6 +156,9 @@ fn deepseek(refusal: &Refusal) -> (u16, String) {
         Refusal::Key => (401, shape(&key, "authentication_error")),
         Refusal::NoSuchPath => (404, shape("Not Found", "invalid_request_error")),
         Refusal::Method(_) => (405, shape("Method Not Allowed", "invalid_request_error")),
+        Refusal::ContentType(_) | Refusal::NotForm | Refusal::Upgrade | Refusal::Beta(_) => {
+            (400, shape("Expected request with `Content-Type: application/json`", "invalid_request_error"))
+        }
         Refusal::NotJson => (400, shape("Failed to parse the request body as JSON", "invalid_request_error")),
         Refusal::Field(name) => (
             400,
@@ -158,6 +185,14 @@ fn anthropic(form: Form, seed: &str, refusal: &Refusal) -> (u16, String) {
         Refusal::Key => (401, "authentication_error", format!("invalid x-api-key ({OWNER_MARK})")),
         Refusal::NoSuchPath => (404, "not_found_error", "Not found".to_owned()),
         Refusal::Method(_) => (405, "invalid_request_error", "Method Not Allowed".into()),
+        Refusal::ContentType(_) | Refusal::NotForm | Refusal::Upgrade => {
+            (400, "invalid_request_error", "Content type must be application/json".to_owned())
+        }
+        Refusal::Beta(beta) => (
+            400,
+            "invalid_request_error",
+            format!("Unexpected value(s) `{beta}` for the `anthropic-beta` header. Please consult our documentation."),
+        ),
         Refusal::NotJson => (400, "invalid_request_error", "The request body is not valid JSON".to_owned()),
         Refusal::Field(name) => (400, "invalid_request_error", format!("{name}: Field required")),
         Refusal::NoSuchModel(model) if form == Form::DeepSeekAnthropic => {

@@ -14,8 +14,9 @@ use super::record::Door;
 use super::record::Log;
 use super::refusal::Refusal;
 use super::refusal::refuse;
-use super::route;
-use super::route::Asked;
+use super::reply::Asked;
+use super::reply::Reply;
+use super::reply::reply;
 use super::settings::Keys;
 use super::steps::Steps;
 use super::strict;
@@ -152,8 +153,14 @@ impl Connection {
             self.wire.send(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         self.body(&mut request).await?;
-        let answer = self.answer(&request);
-        let after = self.perform(answer, &request).await?;
+        let after = match self.reply(&request) {
+            Reply::Answer(answer) => self.perform(answer, &request).await?,
+            Reply::Switch(session) => {
+                let case = request.head.first("x-kit-case").unwrap_or_default();
+                let steps = self.shared.steps.of(&case);
+                session.run(&mut self.wire, &steps).await?
+            }
+        };
         self.shared.log.ended(self.place, after == After::Close);
         Ok(after)
     }
@@ -208,14 +215,14 @@ impl Connection {
         }
     }
 
-    fn answer(&self, request: &Request) -> Answer {
+    fn reply(&self, request: &Request) -> Reply {
         let form = Form::of(request.vendor, &request.target);
         let host = match self.door {
             Door::Tls => request.head.first("host").unwrap_or_default(),
             Door::Plain => request.vendor.host().to_owned(),
         };
-        let key = strict::key(&request.head, request.vendor);
-        let answer = route::answer(&Asked {
+        let key = strict::key(&request.head, request.vendor, self.door);
+        let reply = reply(&Asked {
             form,
             head: &request.head,
             target: &request.target,
@@ -223,10 +230,10 @@ impl Connection {
             play: &request.play,
             authorised: key.is_some_and(|key| self.shared.keys.accepts(&host, request.vendor, &key)),
         });
-        match request.play.coding.filter(|coding| accepts(&request.head, *coding)) {
+        match (request.play.coding.filter(|coding| accepts(&request.head, *coding)), reply) {
             // Compressing into memory does not fail.
-            Some(coding) => answer.clone().compressed(coding).unwrap_or(answer),
-            None => answer,
+            (Some(coding), Reply::Answer(answer)) => Reply::Answer(answer.clone().compressed(coding).unwrap_or(answer)),
+            (_, reply) => reply,
         }
     }
 

@@ -4,10 +4,11 @@
 
 use super::record::Door;
 use super::vendor::Vendor;
+use super::websocket;
 use crate::http1::Head;
 
 /// Headers that name the consumer, the hub or the way, or that a vendor bills by.
-const FORBIDDEN: [&str; 12] = [
+const FORBIDDEN: [&str; 14] = [
     "forwarded",
     "via",
     "x-real-ip",
@@ -20,6 +21,8 @@ const FORBIDDEN: [&str; 12] = [
     "proxy-authorization",
     "proxy-connection",
     "idempotency-key",
+    "origin",
+    "sec-websocket-extensions",
 ];
 
 /// Everything wrong with a request's head.
@@ -38,6 +41,9 @@ pub(super) fn violations(head: &Head, door: Door, sni: Option<&str>) -> Vec<Stri
     }
     if door == Door::Plain {
         return found;
+    }
+    if websocket::protocols(head).iter().any(|protocol| protocol.starts_with("openai-insecure-api-key.")) {
+        found.push("a key in a subprotocol reached the vendor".to_owned());
     }
     for header in &head.headers {
         let name = header.name.to_ascii_lowercase();
@@ -73,8 +79,13 @@ pub(super) fn auth_headers(head: &Head) -> Vec<(String, String)> {
 }
 
 /// The key in the one form the vendor accepts on this path; `None` when there is none such.
-pub(super) fn key(head: &Head, vendor: Vendor) -> Option<String> {
+pub(super) fn key(head: &Head, vendor: Vendor, door: Door) -> Option<String> {
     let headers = auth_headers(head);
+    if headers.is_empty() && door == Door::Plain && vendor == Vendor::OpenAi {
+        // What a browser, which can send no header of its own, does instead.
+        let browser = |protocol: String| Some(protocol.strip_prefix("openai-insecure-api-key.")?.to_owned());
+        return websocket::protocols(head).into_iter().find_map(browser);
+    }
     let [(name, value)] = headers.as_slice() else {
         return None;
     };

@@ -6,6 +6,8 @@
 
 use super::record::Closed;
 use super::record::Log;
+use crate::http1::decoder::Event;
+use bytes::Bytes;
 use bytes::BytesMut;
 use std::future::Future;
 use std::io;
@@ -85,12 +87,13 @@ pub(super) struct Wire {
     log: Arc<Log>,
     exchange: Option<usize>,
     gone: bool,
+    upgraded: bool,
 }
 
 impl Wire {
     pub(super) fn new(socket: Socket, log: Arc<Log>) -> Self {
         let (reader, writer) = tokio::io::split(socket);
-        Self { reader, writer, inbox: BytesMut::new(), log, exchange: None, gone: false }
+        Self { reader, writer, inbox: BytesMut::new(), log, exchange: None, gone: false, upgraded: false }
     }
 
     /// From here on, what passes belongs to this exchange.
@@ -171,6 +174,21 @@ impl Wire {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.until_gone()).await;
     }
 
+    /// Ends our direction only; the peer's stays open.
+    pub(super) async fn end_of_ours(&mut self) -> Result<(), Gone> {
+        match self.writer.shutdown().await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.leave(Closed::Error)),
+        }
+    }
+
+    /// From here on the connection is no longer HTTP, and every byte of the peer's is on record.
+    pub(super) fn upgraded(&mut self) {
+        self.upgraded = true;
+        self.log.upgraded(self.exchange);
+        self.log.request_event(self.exchange, Event::Body(Bytes::copy_from_slice(&self.inbox)));
+    }
+
     /// Ends the connection with TCP RST.
     pub(super) fn reset(self) {
         let socket = self.reader.unsplit(self.writer);
@@ -187,6 +205,10 @@ impl Wire {
             Ok(0) => Err(self.leave(Closed::End)),
             Ok(bytes) => {
                 self.log.received(self.exchange, bytes);
+                if self.upgraded {
+                    let from = self.inbox.len().saturating_sub(bytes);
+                    self.log.request_event(self.exchange, Event::Body(Bytes::copy_from_slice(&self.inbox[from..])));
+                }
                 Ok(())
             }
             Err(_) => Err(self.leave(Closed::Error)),

@@ -53,7 +53,6 @@ async function speak(open, { talk = 'text' }) {
   const realtime = await open();
   const got = [];
   const todo = [[null, 'session.created'], ...turns(talk)];
-  let refused = null;
   let waiting = todo.shift()[1];
   const goOn = () => {
     for (waiting = null; waiting === null && todo.length > 0; ) {
@@ -71,12 +70,13 @@ async function speak(open, { talk = 'text' }) {
       if (event.type === waiting) goOn();
     });
     realtime.socket.on('unexpected-response', (request, response) => {
-      refused = { refused: response.statusCode, retry_after: 'retry-after' in response.headers };
+      clearTimeout(timer);
       request.destroy();
+      resolve({ refused: response.statusCode, retry_after: 'retry-after' in response.headers });
     });
     realtime.socket.on('close', (code, reason) => {
       clearTimeout(timer);
-      resolve(refused ?? { code, reason: reason.toString(), protocol: realtime.socket.protocol });
+      resolve({ code, reason: reason.toString(), protocol: realtime.socket.protocol });
     });
   });
   const end = await ended;
@@ -95,7 +95,6 @@ function withHeaders(name, call) {
   const options = { headers: headers(call.case, call.play) };
   const model = call.model ?? MODEL;
   if (name === 'azure') return OpenAIRealtimeWS.azure(client, { deploymentName: model, options });
-  if (name === 'azure_v1') options.headers['api-key'] = client.apiKey;
   return new OpenAIRealtimeWS({ model, options }, client);
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Invariant: the two runs differ in base URL and key only.
 
+use anyhow::Context;
 use anyhow::Result;
 use keyhaven_protocol::provider::headers::REQUEST_DROPPED;
 use keyhaven_protocol::provider::headers::RESPONSE_DROPPED;
@@ -16,6 +17,8 @@ use keyhaven_tests::tap::Call;
 use keyhaven_tests::tap::Tap;
 use keyhaven_tests::upstream::record::Door;
 use keyhaven_tests::upstream::record::Exchange;
+use serde_json::Value;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -42,6 +45,7 @@ async fn node_sdks_see_the_same_through_the_hub_as_directly() -> Result<()> {
 async fn same_for(language: Language) -> Result<()> {
     let house = House::build().await?;
     let directly = clients::run(language, &clients::direct(&house.upstream)).await?;
+    assert_as_meant(&directly)?;
     let tap = Tap::start(house.hub.consumer)?;
     let url = format!("http://{}", tap.addr());
     let through = clients::run(language, &clients::through_hub(&url, AZURE_RESOURCE, &house.api_key)).await?;
@@ -51,7 +55,29 @@ async fn same_for(language: Language) -> Result<()> {
     assert_eq!(house.upstream.violations(), Vec::<String>::new());
     let (calls, exchanges) = (tap.calls(), house.upstream.exchanges());
     let compared = compare_all(&calls, &exchanges);
-    assert!(compared > 100, "only {compared} of {} calls reached the upstream", calls.len());
+    assert!(compared > 400, "only {compared} of {} calls reached the upstream", calls.len());
+    Ok(())
+}
+
+/// What should fail failed, and nothing else: two runs that are both wrong would be the same.
+fn assert_as_meant(results: &Value) -> Result<()> {
+    let cases = results.as_object().context("the suite printed no object")?;
+    assert!(cases.len() > 450, "{} cases", cases.len());
+    for (case, result) in cases {
+        let failed = result["raised"].is_string() || result["raised"].is_object();
+        let expected = ["error-", "cut-", "cancel-"].iter().any(|kind| case.contains(kind));
+        // The SDKs differ in whether a response's own error event is raised.
+        assert!(!failed || expected || case.ends_with("failing-stream"), "{case}: {result}");
+        if case.ends_with("cancel-stream") || case.ends_with("cancel-before") {
+            assert_eq!(result["cancelled"], json!(true), "{case}: {result}");
+        } else if case.contains(".realtime") {
+            let refused = result["ended"]["refused"].is_u64();
+            assert_eq!(refused, case.contains(".error-") && !case.ends_with("in-stream"), "{case}: {result}");
+            assert!(result["ended"]["timeout"].is_null(), "{case}: {result}");
+        } else if expected {
+            assert!(failed, "{case}: {result}");
+        }
+    }
     Ok(())
 }
 

@@ -77,13 +77,13 @@ async fn models_are_listed_and_read_in_the_shape_that_was_asked_for() -> Result<
         if header.is_empty() { call } else { call.with(header, if header == "api-key" { &key } else { "2023-06-01" }) }
     };
     let lists = [
-        ("/v1/models", "", 7, "gpt-4o"),
-        ("/models", "", 7, "deepseek-chat"),
+        ("/v1/models", "", 16, "gpt-4o"),
+        ("/models", "", 16, "deepseek-chat"),
         ("/v1/models", "anthropic-version", 3, "claude-haiku-4-5-20251001"),
         ("/v1/models", "api-key", 0, ""),
         ("/openai/v1/models", "", 0, ""),
-        ("/via/openai/v1/models", "", 4, "o4-mini"),
-        ("/via/openai/models", "", 4, "gpt-4o"),
+        ("/via/openai/v1/models", "", 13, "o4-mini"),
+        ("/via/openai/models", "", 13, "gpt-4o"),
         ("/via/azure/kit/openai/v1/models", "", 0, ""),
         ("/via/anthropic/v1/models", "", 3, "claude-haiku-4-5-20251001"),
         ("/via/deepseek/models", "", 3, "deepseek-chat"),

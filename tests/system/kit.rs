@@ -8,8 +8,6 @@ use anyhow::Result;
 use bytes::BytesMut;
 use keyhaven_tests::aimock::Aimock;
 use keyhaven_tests::ca::TestCa;
-use keyhaven_tests::clients;
-use keyhaven_tests::clients::Language;
 use keyhaven_tests::http1;
 use keyhaven_tests::http1::Framing;
 use keyhaven_tests::http1::Side;
@@ -19,7 +17,6 @@ use keyhaven_tests::http1::recorder::Message;
 use keyhaven_tests::http1::recorder::Recorder;
 use keyhaven_tests::process::Process;
 use keyhaven_tests::tap::Tap;
-use keyhaven_tests::tls_door::TlsDoor;
 use keyhaven_tests::tls_front::TlsFront;
 use keyhaven_tests::upstream::Upstream;
 use keyhaven_tests::upstream::headers::OWNER_MARK;
@@ -337,46 +334,6 @@ async fn the_tap_and_the_upstream_agree_on_every_byte() -> Result<()> {
             assert!(response.complete && sent.complete);
         }
     }
-    Ok(())
-}
-
-#[tokio::test]
-async fn both_client_suites_pass_directly_and_give_the_same_results_twice() -> Result<()> {
-    let upstream = Upstream::start().await?;
-    let tap = Tap::start(upstream.plain_addr())?;
-    let door = TlsDoor::start(&upstream.ca(), upstream.plain_addr())?;
-    let tapped_door = TlsDoor::start(&upstream.ca(), tap.addr())?;
-    let direct = clients::direct(&upstream);
-    let through = upstream.plain_addr().to_string();
-    let tapped = serde_json::from_str(&direct.to_string().replace(&through, &tap.addr().to_string()))?;
-    let (direct, tapped) = (clients::with_tls(direct, &door), clients::with_tls(tapped, &tapped_door));
-
-    for language in Language::ALL {
-        let first = clients::run(language, &direct).await?;
-        let second = clients::run(language, &tapped).await?;
-
-        let differences = clients::differences(&first, &second);
-        assert_eq!(differences, Vec::<String>::new());
-        let cases = first.as_object().context("not an object")?;
-        assert!(cases.len() > 550, "{} cases", cases.len());
-        for (case, result) in cases {
-            let failed = result["raised"].is_string() || result["raised"].is_object();
-            let expected = ["error-", "cut-", "cancel-"].iter().any(|kind| case.contains(kind));
-            // The SDKs differ in whether a response's own error event is raised.
-            let failed = failed && !case.ends_with("failing-stream");
-            assert!(!failed || expected, "{case}: {result}");
-            if case.ends_with("cancel-stream") || case.ends_with("cancel-before") {
-                assert_eq!(result["cancelled"], json!(true), "{case}: {result}");
-            } else if case.contains(".realtime") {
-                let refused = result["ended"]["refused"].is_u64();
-                assert_eq!(refused, case.contains(".error-") && !case.ends_with("in-stream"), "{case}: {result}");
-                assert!(result["ended"]["timeout"].is_null(), "{case}: {result}");
-            } else if expected {
-                assert!(failed, "{case}: {result}");
-            }
-        }
-    }
-    assert_eq!(upstream.violations(), Vec::<String>::new());
     Ok(())
 }
 

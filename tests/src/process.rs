@@ -91,6 +91,8 @@ impl Process {
         let dir = tempfile::Builder::new().prefix(&format!("{name}-output-")).tempdir()?;
         let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
         let mut child = command
+            // What a child that is killed leaves behind goes with its handle.
+            .env("TMPDIR", dir.path())
             .stdin(stdin)
             .stdout(File::create(dir.path().join("stdout"))?)
             .stderr(File::create(dir.path().join("stderr"))?)

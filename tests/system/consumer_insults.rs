@@ -37,7 +37,7 @@ async fn a_path_that_only_resembles_an_endpoint_is_refused_with_a_hint() -> Resu
         ("/v1/../v1/chat/completions", Errors::OpenAi, v1),
         ("/v1/./chat/completions", Errors::OpenAi, ""),
         ("/v1/%2e%2e/v1/chat/completions", Errors::OpenAi, v1),
-        ("/v1%2fchat/completions", Errors::OpenAi, forms),
+        ("/v1%2fchat/completions", Errors::OpenAi, v1),
         ("/v1/chat%2Fcompletions", Errors::OpenAi, forms),
         ("/v1/chat/completions%00", Errors::OpenAi, forms),
         ("/v1/chat/completions%20", Errors::OpenAi, forms),
@@ -417,9 +417,17 @@ async fn what_tells_of_the_consumer_or_the_way_stays_at_the_hub_and_the_rest_pas
 
     for form in Form::ALL {
         let case = format!("{form:?}");
-        let separator = if form.target().contains('?') { '&' } else { '?' };
-        let query = "beta=true&x=%2F..%2f%0d%0aHost:%20evil&y=a|b,c;d";
-        let target = format!("{}{separator}{query}", form.target());
+        let query = match form {
+            Form::AzureDeployment => "?api-version=2024-10-21",
+            Form::AzureV1 => "?api-version=preview",
+            Form::Anthropic | Form::DeepSeekMessages => "?beta=true",
+            Form::OpenAi | Form::DeepSeek => "",
+        };
+        let target = format!("{}{query}", form.target().split('?').next().unwrap_or_default());
+        let smuggled = "x=%2F..%2f%0d%0aHost:%20evil&y=a|b,c;d";
+        let more = format!("{target}{}{smuggled}", if query.is_empty() { "?" } else { "&" });
+        let answer = Call::new(form, &house.api_key).target(&more).make(&house).await?;
+        refused(&house, &answer, form.errors(), 400, "KH-E2022").context(case.clone())?;
         let call = Call::new(form, &house.api_key).target(&target).case(&case);
         let call = kept.iter().chain(&passed).fold(call, |call, (name, value)| call.with(name, value));
         let trailers = b"0\r\nauthorization: Bearer kh_sk_trailer\r\nx-kit-play: status-500\r\n\r\n";

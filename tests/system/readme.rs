@@ -4,7 +4,10 @@
 
 use anyhow::Context;
 use anyhow::Result;
+use anyhow::ensure;
 use keyhaven_tests::process::Process;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -42,6 +45,37 @@ fn the_second_command_is_what_continuous_integration_runs() -> Result<()> {
     let ci = std::fs::read_to_string(root().join(".ci/run"))?;
     assert!(ci.contains(&format!("exec {}", commands[1])), "{ci}");
     Ok(())
+}
+
+/// Cargo joins the features of the packages it is asked to build. Were they others for one package
+/// than for the workspace, the README's command would build half of the dependencies once more.
+#[test]
+fn the_first_command_s_package_has_the_features_that_a_build_of_all_has() -> Result<()> {
+    let all = features(&["--workspace"])?;
+    for package in ["keyhaven-demo", "keyhaven-tests"] {
+        for (dependency, enabled) in features(&["-p", package])? {
+            assert_eq!(
+                all.get(&dependency),
+                Some(&enabled),
+                "{dependency} for {package}; see [workspace.dependencies]"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Each dependency with the sets of features it is built with.
+fn features(of: &[&str]) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["tree", "--offline", "--edges", "normal,build", "--prefix", "none", "--no-dedupe"]);
+    let shown = command.args(["--format", "{p}\t{f}"]).args(of).current_dir(root()).output()?;
+    ensure!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+    let mut features: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in String::from_utf8(shown.stdout)?.lines().filter(|line| !line.is_empty()) {
+        let (package, enabled) = line.split_once('\t').context("a line without features")?;
+        features.entry(package.to_owned()).or_default().insert(enabled.to_owned());
+    }
+    Ok(features)
 }
 
 /// The lines of the README's `sh` blocks.

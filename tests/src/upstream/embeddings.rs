@@ -21,7 +21,9 @@ pub(super) fn answer(asked: &Asked<'_>, object: &Value, place: Place<'_>, seed: 
     let inputs = match &object["input"] {
         Value::String(text) if !text.is_empty() => vec![object["input"].clone()],
         Value::Array(items) if !items.is_empty() => items.clone(),
-        _ => return Err(Refusal::Field("input")),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+            return Err(Refusal::Field("input"));
+        }
     };
     let dimensions = object["dimensions"].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(DIMENSIONS);
     let as_base64 = object["encoding_format"] == "base64";

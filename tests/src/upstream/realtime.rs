@@ -86,11 +86,9 @@ impl Session {
             _ => {}
         }
         wire.send(&self.head()).await?;
-        match self.play.fault {
-            Some(Fault::BadAccept | Fault::NoAccept | Fault::Extension | Fault::OtherProtocol | Fault::Switch) => {
-                return Err(wire.until_gone().await);
-            }
-            _ => {}
+        let refused = [Fault::BadAccept, Fault::NoAccept, Fault::Extension, Fault::OtherProtocol, Fault::Switch];
+        if self.play.fault.is_some_and(|fault| refused.contains(&fault)) {
+            return Err(wire.until_gone().await);
         }
         wire.upgraded();
         let created = self.event("session.created", json!({"session": self.session()}));

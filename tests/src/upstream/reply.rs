@@ -52,7 +52,7 @@ pub(super) enum Content<'a> {
 pub(super) enum Reply {
     Answer(Answer),
     /// Becomes a realtime session.
-    Switch(Session),
+    Switch(Box<Session>),
 }
 
 impl Asked<'_> {
@@ -83,7 +83,7 @@ fn find(asked: &Asked<'_>, content: Content<'_>, seed: &str) -> Result<Reply, Re
         return Err(Refusal::Status(status));
     }
     if place.what == What::Realtime {
-        return Session::open(asked, place, seed).map(Reply::Switch);
+        return Session::open(asked, place, seed).map(|session| Reply::Switch(Box::new(session)));
     }
     let answer = answer(asked, place, content, seed)?;
     Ok(Reply::Answer(shaped(answer, asked.play)))

@@ -39,13 +39,31 @@ impl Ticks {
 
 /// A process and its living children.
 pub(crate) fn family(pid: u32) -> Vec<u32> {
+    let children = parents().into_iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| child);
+    std::iter::once(pid).chain(children).collect()
+}
+
+/// A process, its living children, theirs, and so on.
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
+    let parents = parents();
+    let mut found = vec![pid];
+    let mut looked_at = 0;
+    while let Some(parent) = found.get(looked_at).copied() {
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(child, _)| *child));
+        looked_at += 1;
+    }
+    found
+}
+
+/// Every process with its parent.
+fn parents() -> Vec<(u32, u32)> {
     let everybody = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = everybody.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let children = pids.filter(|other| {
-        let stat = fs::read_to_string(format!("/proc/{other}/stat")).unwrap_or_default();
-        after_name(&stat).split_whitespace().nth(1) == Some(pid.to_string().as_str())
+    let with_parent = pids.filter_map(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some((pid, after_name(&stat).split_whitespace().nth(1)?.parse().ok()?))
     });
-    std::iter::once(pid).chain(children).collect()
+    with_parent.collect()
 }
 
 /// Resident memory of several processes, in KiB; what they share counts for each.
@@ -56,6 +74,24 @@ pub(crate) fn resident_kib(pids: &[u32]) -> u64 {
         line.and_then(|line| numbers(&line).next()).unwrap_or_default()
     };
     pids.iter().map(of).sum()
+}
+
+/// How often the threads of a process began to wait for something, and were woken.
+pub(crate) fn wakeups(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of_thread = |thread: fs::DirEntry| {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
+        line.and_then(|line| numbers(&line).next()).unwrap_or_default()
+    };
+    threads.map(of_thread).sum()
+}
+
+/// What the kernel holds for its own structures, sockets above all, in KiB.
+pub(crate) fn kernel_kib() -> u64 {
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = memory.lines().find_map(|line| line.strip_prefix("SUnreclaim:").map(str::to_owned));
+    line.and_then(|line| numbers(&line).next()).unwrap_or_default()
 }
 
 fn after_name(stat: &str) -> &str {

@@ -14,6 +14,12 @@ pub(crate) struct Latencies {
     pub(crate) p99_ns: u64,
 }
 
+/// Bytes, or anything else, per second.
+pub(crate) fn per_second(count: u64, took_ns: u64) -> u64 {
+    let per_second = u128::from(count) * 1_000_000_000 / u128::from(took_ns.max(1));
+    u64::try_from(per_second).unwrap_or(u64::MAX)
+}
+
 impl Latencies {
     /// Of none at all, both are 0.
     pub(crate) fn of(mut times: Vec<u64>) -> Self {

@@ -13,7 +13,7 @@ use keyhaven_tests::process::Process;
 use tempfile::TempDir;
 
 use crate::model::Model;
-use crate::peers::Peer;
+use crate::street::Peer;
 
 /// wrk itself needs a moment to end.
 const GRACE: Duration = Duration::from_secs(20);

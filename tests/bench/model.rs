@@ -7,6 +7,8 @@ use anyhow::Result;
 
 const JSON: &str = "gpt-bench";
 const SILENT: &str = "gpt-bench-silent";
+const HALF: &str = "gpt-bench-half";
+const CRUMBS: &str = "gpt-bench-crumbs";
 const BULK: &str = "gpt-bench-bulk-";
 const EVENTS: &str = "gpt-bench-events-";
 
@@ -21,9 +23,16 @@ pub(crate) enum Model {
     Events { count: u64, every_us: u64 },
     /// Nothing, ever.
     Silent,
+    /// The first half of 1 KiB of JSON, and never the rest.
+    Half,
+    /// Pieces of 40 bytes without end, as fast as they are taken.
+    Crumbs,
 }
 
 impl Model {
+    /// A request names its model within so many bytes.
+    pub(crate) const NAMED_WITHIN: usize = 256;
+
     /// How a request names it.
     pub(crate) fn name(self) -> String {
         match self {
@@ -31,23 +40,31 @@ impl Model {
             Self::Bulk { bytes } => format!("{BULK}{bytes}"),
             Self::Events { count, every_us } => format!("{EVENTS}{count}-{every_us}"),
             Self::Silent => SILENT.to_owned(),
+            Self::Half => HALF.to_owned(),
+            Self::Crumbs => CRUMBS.to_owned(),
         }
     }
 
     /// The chat completion that asks for it, of about 300 bytes.
     pub(crate) fn request_body(self) -> String {
         let prompt = "Say in one sentence why a bridge that nobody crosses is still worth its paint. ".repeat(2);
-        let stream = matches!(self, Self::Events { .. });
+        let stream = matches!(self, Self::Events { .. } | Self::Crumbs | Self::Silent);
         let model = self.name();
         format!(
             r#"{{"model":"{model}","stream":{stream},"temperature":0.7,"messages":[{{"role":"system","content":"You are brief."}},{{"role":"user","content":"{prompt}"}}]}}"#
         )
     }
 
+    /// The same with a prompt of so many bytes.
+    pub(crate) fn request_body_of(self, bytes: usize) -> String {
+        let (model, content) = (self.name(), "x".repeat(bytes));
+        format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"{content}"}}]}}"#)
+    }
+
     /// What a request's body names; anything unknown is [`Model::Json`].
     pub(crate) fn of_request(body: &[u8]) -> Self {
         // The name stands at the beginning: a body of megabytes is not searched.
-        let beginning = &body[..body.len().min(256)];
+        let beginning = &body[..body.len().min(Self::NAMED_WITHIN)];
         let text = String::from_utf8_lossy(beginning);
         let name = text.split_once(r#""model":""#).and_then(|(_, rest)| rest.split_once('"'));
         name.and_then(|(name, _)| Self::parse(name).ok()).unwrap_or(Self::Json)
@@ -59,8 +76,12 @@ impl Model {
     }
 
     fn parse(name: &str) -> Result<Self> {
-        if name == SILENT {
-            return Ok(Self::Silent);
+        match name {
+            JSON => return Ok(Self::Json),
+            SILENT => return Ok(Self::Silent),
+            HALF => return Ok(Self::Half),
+            CRUMBS => return Ok(Self::Crumbs),
+            _ => {}
         }
         if let Some(bytes) = name.strip_prefix(BULK) {
             return Ok(Self::Bulk { bytes: bytes.parse()? });

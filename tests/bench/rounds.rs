@@ -2,23 +2,26 @@
 //!
 //! Invariant: what is measured while others use the machine is measured again, a few times.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use keyhaven_daemon::cli::Output;
 
-use crate::clock::monotonic_ns;
+use crate::cancels::Phase;
+use crate::cancels::cancels;
 use crate::cpu;
-use crate::cpu::Ticks;
 use crate::figures::Figures;
+use crate::figures::per_second;
 use crate::load::Measured;
 use crate::load::Script;
-use crate::peers::Peer;
-use crate::peers::Street;
+use crate::plan::Plan;
+use crate::plan::Row;
 use crate::probes;
-use crate::probes::Direction;
-use crate::probes::Phase;
-use crate::wire;
+use crate::saturate::Crowd;
+use crate::saturate::Direction;
+use crate::spent::Spent;
+use crate::spent::Used;
+use crate::street::Peer;
+use crate::street::Street;
+use crate::wire::Observer;
 
 /// Others' CPU use above which a measurement is taken again: a share of one core, in percent.
 const OTHERS_PERCENT_MAX: u64 = 15;
@@ -28,78 +31,56 @@ const REPEATS_MAX: usize = 3;
 
 const CONNECTIONS: [u32; 3] = [1, 32, 256];
 
-/// How much is measured.
-pub(crate) struct Plan {
-    pub(crate) rounds: usize,
-    load: Duration,
-    serial_calls: usize,
-    events_1: u64,
-    events_64: u64,
-    cancels: usize,
-    bulk_bytes: u64,
-    /// Whether disturbed measurements are taken again.
-    repeats: bool,
-}
+/// Streams that saturate a peer while another one is looked at.
+const SATURATING: usize = 4;
 
-impl Plan {
-    /// For figures.
-    pub(crate) fn full(rounds: usize) -> Self {
-        Self {
-            rounds: rounds.max(1),
-            load: Duration::from_secs(3),
-            serial_calls: 500,
-            events_1: 200,
-            events_64: 50,
-            cancels: 100,
-            bulk_bytes: 100_000_000,
-            repeats: true,
-        }
-    }
+/// One large request; a consumer's may have 64 MiB.
+const UPLOAD_BYTES: usize = 60_000_000;
 
-    /// To see that everything runs.
-    pub(crate) fn quick() -> Self {
-        Self {
-            rounds: 1,
-            load: Duration::from_secs(1),
-            serial_calls: 100,
-            events_1: 40,
-            events_64: 10,
-            cancels: 10,
-            bulk_bytes: 20_000_000,
-            repeats: false,
-        }
-    }
-}
-
-/// Measures everything.
-pub(crate) async fn run(street: &Street, plan: &Plan, output: Output) -> Result<Figures> {
-    let mut figures = Figures::default();
+/// Measures every row that compares peers.
+pub(crate) async fn compare(street: &Street, plan: &Plan, output: Output, figures: &mut Figures) -> Result<()> {
     let scripts = street.peers.iter().map(Script::for_peer).collect::<Result<Vec<_>>>()?;
     for round in 1..=plan.rounds {
-        for connections in CONNECTIONS {
-            for (peer, script) in street.peers.iter().zip(&scripts) {
-                output.note(&format!("round {round}: {} with {connections} connections", peer.name));
-                undisturbed(street, plan, What::Load(peer, script, connections), &mut figures).await?;
+        if plan.has(Row::Load) {
+            for connections in CONNECTIONS {
+                for (peer, script) in street.peers.iter().zip(&scripts) {
+                    output.note(&format!("round {round}: {} with {connections} connections", peer.name));
+                    undisturbed(street, plan, What::Load(peer, script, connections), figures).await?;
+                }
             }
         }
-        for peer in &street.peers {
-            output.note(&format!("round {round}: {}'s latency and streams", peer.name));
-            undisturbed(street, plan, What::Probes(peer), &mut figures).await?;
+        for row in [Row::FirstByte, Row::NewStreams, Row::Events, Row::Bulk, Row::Fairness, Row::Cancel] {
+            if plan.has(row) {
+                output.note(&format!("round {round}: {row:?}"));
+                for peer in &street.peers {
+                    undisturbed(street, plan, What::Probe(peer, row), figures).await?;
+                }
+            }
         }
     }
-    Ok(figures)
+    if plan.has(Row::Cancel) {
+        own_cancels(street, plan, output, figures).await?;
+    }
+    Ok(())
+}
+
+/// What is measured in one go.
+#[derive(Clone, Copy)]
+enum What<'a> {
+    Load(&'a Peer, &'a Script, u32),
+    Probe(&'a Peer, Row),
 }
 
 /// Measures once, and again while others use the machine.
 async fn undisturbed(street: &Street, plan: &Plan, what: What<'_>, figures: &mut Figures) -> Result<()> {
     for attempt in 0..=REPEATS_MAX {
         let mut draft = Figures::default();
-        let used = Used::now(street, what.peer());
         let spent = match what {
             What::Load(peer, script, connections) => load(street, plan, peer, script, connections, &mut draft).await?,
-            What::Probes(peer) => {
-                probe(street, plan, peer, &mut draft).await?;
-                used.until_now(street, peer)
+            What::Probe(peer, row) => {
+                let used = Used::now(peer);
+                probe(street, plan, peer, row, &mut draft).await?;
+                used.until_now(peer)
             }
         };
         let disturbed = spent.others_percent() > OTHERS_PERCENT_MAX;
@@ -115,21 +96,6 @@ async fn undisturbed(street: &Street, plan: &Plan, what: What<'_>, figures: &mut
     Ok(())
 }
 
-/// What is measured in one go.
-#[derive(Clone, Copy)]
-enum What<'a> {
-    Load(&'a Peer, &'a Script, u32),
-    Probes(&'a Peer),
-}
-
-impl What<'_> {
-    fn peer(&self) -> &Peer {
-        match self {
-            Self::Load(peer, ..) | Self::Probes(peer) => peer,
-        }
-    }
-}
-
 async fn load(
     street: &Street,
     plan: &Plan,
@@ -138,11 +104,12 @@ async fn load(
     connections: u32,
     figures: &mut Figures,
 ) -> Result<Spent> {
-    let answered_before = wire::seen(street.upstream).await?.calls;
-    let used = Used::now(street, peer);
+    let mut observer = Observer::connect(street.upstream.plain).await?;
+    let answered_before = observer.seen().await?.calls;
+    let used = Used::now(peer);
     let measured = script.run(peer, connections, plan.load).await?;
-    let spent = used.until_now(street, peer);
-    let answered = wire::seen(street.upstream).await?.calls - answered_before;
+    let spent = used.until_now(peer);
+    let answered = observer.seen().await?.calls - answered_before;
     figures.note_errors(format!("failed calls through {}", peer.name), measured.errors);
     // An answer that nobody gave would be the worst of errors.
     let invented = measured.calls.saturating_sub(answered);
@@ -181,76 +148,106 @@ fn note_load(peer: &Peer, connections: u32, measured: Measured, spent: &Spent, f
     }
 }
 
-async fn probe(street: &Street, plan: &Plan, peer: &Peer, figures: &mut Figures) -> Result<()> {
+async fn probe(street: &Street, plan: &Plan, peer: &Peer, row: Row, figures: &mut Figures) -> Result<()> {
     let name = peer.name;
-    figures.note_latencies("first_byte", name, probes::first_bytes(peer, plan.serial_calls).await?);
-    figures.note_latencies("event_1", name, probes::events(peer, 1, plan.events_1, 5_000).await?);
-    figures.note_latencies("event_64", name, probes::events(peer, 64, plan.events_64, 20_000).await?);
-    let mut lost_ever = 0;
-    for (phase, metric) in [(Phase::BeforeHead, "cancel_before_head"), (Phase::MidStream, "cancel_mid_stream")] {
-        let (latencies, lost) = probes::cancels(street, peer, phase, plan.cancels).await?;
-        figures.note_latencies(metric, name, latencies);
-        lost_ever += lost;
-    }
-    figures.note("cancels_lost", name, lost_ever);
-    figures.note_errors(format!("cancels through {name} that the upstream never saw"), lost_ever);
-    let used = Used::now(street, peer);
-    let took_ns = probes::bulk(peer, plan.bulk_bytes).await?;
-    let spent = used.until_now(street, peer);
-    figures.note("bulk_bytes_per_second", name, per_second(plan.bulk_bytes, took_ns));
-    if !peer.parts.is_empty() {
-        figures.note("bulk_cpu_ns", name, spent.parts_ns.iter().sum());
-    }
-    for (direction, metric) in [(Direction::Down, "fair_down"), (Direction::Up, "fair_up")] {
-        let (late, bytes_per_second) = probes::fairness(peer, direction, plan.events_1).await?;
-        figures.note_latencies(&format!("event_{metric}"), name, late);
-        figures.note(format!("{metric}_bytes_per_second"), name, bytes_per_second);
+    match row {
+        Row::FirstByte => {
+            figures.note_latencies("first_byte", name, probes::first_bytes(peer, plan.serial_calls).await?);
+        }
+        Row::NewStreams => {
+            figures.note_latencies("new_streams", name, probes::new_streams(peer, plan.bursts).await?);
+        }
+        Row::Events => {
+            figures.note_latencies("event_1", name, probes::events(peer, 1, plan.events_1, 5_000).await?);
+            figures.note_latencies("event_64", name, probes::events(peer, 64, plan.events_64, 20_000).await?);
+        }
+        Row::Bulk => bulk(plan, peer, figures).await?,
+        Row::Fairness => {
+            for (direction, metric) in [(Direction::Down, "fair_down"), (Direction::Up, "fair_up")] {
+                let (late, moved) = probes::fairness(peer, direction, SATURATING, plan.events_1).await?;
+                figures.note_latencies(&format!("event_{metric}"), name, late);
+                figures.note(format!("{metric}_bytes_per_second"), name, moved);
+            }
+        }
+        Row::Cancel => {
+            let mut observer = Observer::connect(street.upstream.plain).await?;
+            for phase in Phase::ALL {
+                let (latencies, lost) = cancels(&mut observer, peer, phase, plan.cancels).await?;
+                figures.note_latencies(phase.metric(), name, latencies);
+                note_lost(figures, phase.metric(), name, lost);
+            }
+        }
+        Row::Load
+        | Row::SlowPath
+        | Row::FarPath
+        | Row::Fleet
+        | Row::IdleAgent
+        | Row::Stalls
+        | Row::Drain
+        | Row::DeadPeer => {}
     }
     Ok(())
 }
 
-fn per_second(bytes: u64, took_ns: u64) -> u64 {
-    let per_second = u128::from(bytes) * 1_000_000_000 / u128::from(took_ns.max(1));
-    u64::try_from(per_second).unwrap_or(u64::MAX)
-}
-
-/// CPU time at the beginning of a measurement.
-struct Used {
-    at_ns: u64,
-    machine: Ticks,
-    ours: Ticks,
-    parts: Vec<Ticks>,
-}
-
-/// CPU time of a measurement.
-struct Spent {
-    wall_ns: u64,
-    others_ns: u64,
-    parts_ns: Vec<u64>,
-}
-
-impl Used {
-    fn now(street: &Street, peer: &Peer) -> Self {
-        Self {
-            at_ns: monotonic_ns(),
-            machine: Ticks::of_machine(),
-            ours: Ticks::of_all(&street.pids()),
-            parts: peer.parts.iter().map(|part| Ticks::of_all(&part.pids)).collect(),
-        }
+async fn bulk(plan: &Plan, peer: &Peer, figures: &mut Figures) -> Result<()> {
+    let used = Used::now(peer);
+    let took_ns = probes::download(peer, plan.bulk_bytes).await?;
+    let spent = used.until_now(peer);
+    figures.note("download_bytes_per_second", peer.name, per_second(plan.bulk_bytes, took_ns));
+    let used = Used::now(peer);
+    let took_ns = probes::upload(peer, UPLOAD_BYTES).await?;
+    let spent_up = used.until_now(peer);
+    figures.note("upload_bytes_per_second", peer.name, per_second(UPLOAD_BYTES as u64, took_ns));
+    if !peer.parts.is_empty() {
+        figures.note("download_cpu_ns", peer.name, spent.parts_ns.iter().sum());
+        figures.note("upload_cpu_ns", peer.name, spent_up.parts_ns.iter().sum());
+        let resident = peer.parts.iter().map(|part| cpu::resident_kib(&part.pids)).sum();
+        figures.note("resident_after_bulk_kib", peer.name, resident);
     }
-
-    fn until_now(&self, street: &Street, peer: &Peer) -> Spent {
-        let now = Self::now(street, peer);
-        Spent {
-            wall_ns: now.at_ns - self.at_ns,
-            others_ns: now.machine.ns_since(self.machine).saturating_sub(now.ours.ns_since(self.ours)),
-            parts_ns: now.parts.iter().zip(&self.parts).map(|(now, then)| now.ns_since(*then)).collect(),
-        }
-    }
+    Ok(())
 }
 
-impl Spent {
-    fn others_percent(&self) -> u64 {
-        self.others_ns.saturating_mul(100) / self.wall_ns.max(1)
+/// Many cancels through Keyhaven, in every phase, alone and beside saturating streams.
+async fn own_cancels(street: &Street, plan: &Plan, output: Output, figures: &mut Figures) -> Result<()> {
+    let peer = street.keyhaven();
+    let mut observer = Observer::connect(street.upstream.plain).await?;
+    for phase in Phase::ALL {
+        output.note(&format!("{} x {}", plan.own_cancels, phase.metric()));
+        let (latencies, lost) = cancels(&mut observer, peer, phase, plan.own_cancels).await?;
+        let metric = format!("many_{}", phase.metric());
+        figures.note_latencies(&metric, peer.name, latencies);
+        figures.note(format!("{metric}_count"), peer.name, plan.own_cancels as u64);
+        note_lost(figures, &metric, peer.name, lost);
+    }
+    for phase in Phase::ALL {
+        output.note(&format!("{} under {SATURATING} downloads", phase.metric()));
+        let crowd = Crowd::gather(peer, Direction::Down, SATURATING)?;
+        let cancelled = cancels(&mut observer, peer, phase, plan.cancels).await;
+        crowd.dismiss()?;
+        let (latencies, lost) = cancelled?;
+        let metric = format!("busy_{}", phase.metric());
+        figures.note_latencies(&metric, peer.name, latencies);
+        note_lost(figures, &metric, peer.name, lost);
+        // The upstream sees the crowd leave, too: that must not count for the next phase.
+        settle(&mut observer).await?;
+    }
+    Ok(())
+}
+
+fn note_lost(figures: &mut Figures, metric: &str, peer: &'static str, lost: u64) {
+    figures.note(format!("{metric}_lost"), peer, lost);
+    figures.note_errors(format!("lost of {metric} through {peer}"), lost);
+}
+
+/// Waits until the upstream has seen the last of those who left.
+async fn settle(observer: &mut Observer) -> Result<()> {
+    let mut before = observer.seen().await?.drops;
+    loop {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        let now = observer.seen().await?.drops;
+        if now == before {
+            return Ok(());
+        }
+        before = now;
     }
 }

@@ -16,7 +16,9 @@ use tokio::net::TcpStream;
 
 use crate::clock::monotonic_ns;
 use crate::model::Model;
-use crate::peers::Peer;
+use crate::seen::After;
+use crate::seen::Seen;
+use crate::street::Peer;
 
 /// How long a call may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
@@ -28,6 +30,15 @@ pub(crate) struct Call {
     socket: TcpStream,
     request: Vec<u8>,
     unread: BytesMut,
+    closes: bool,
+}
+
+/// What a response's head says of what follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Head {
+    body: Framing,
+    /// The connection is not to be used again.
+    closes: bool,
 }
 
 /// How a response's body ends.
@@ -35,6 +46,12 @@ pub(crate) struct Call {
 enum Framing {
     Length(u64),
     Chunked,
+}
+
+/// A connection on which the upstream is asked what it has seen.
+pub(crate) struct Observer {
+    socket: TcpStream,
+    unread: BytesMut,
 }
 
 /// The bytes of a chat completion call.
@@ -47,37 +64,52 @@ pub(crate) fn request(peer: &Peer, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What the upstream has seen so far.
-#[derive(Debug, Clone, Copy, serde::Deserialize)]
-pub(crate) struct Seen {
-    /// Chat completions.
-    pub(crate) calls: u64,
-    /// Answers that were dropped before their end.
-    pub(crate) drops: u64,
-    /// When the last of them was.
-    pub(crate) last_drop_ns: u64,
-}
-
-/// Asks the upstream what it has seen.
-pub(crate) async fn seen(upstream: SocketAddr) -> Result<Seen> {
-    let socket = TcpStream::connect(upstream).await?;
-    let request = format!("GET /seen HTTP/1.1\r\nhost: {upstream}\r\n\r\n").into_bytes();
-    let mut call = Call { socket, request, unread: BytesMut::new() };
-    call.send().await?;
-    let Framing::Length(length) = call.head().await? else { bail!("the upstream's answer has no length") };
-    let length = usize::try_from(length)?;
-    while call.unread.len() < length {
-        call.read().await?;
+impl Observer {
+    /// Connects to the upstream's plain address.
+    pub(crate) async fn connect(upstream: SocketAddr) -> Result<Self> {
+        let socket = TcpStream::connect(upstream).await?;
+        socket.set_nodelay(true)?;
+        Ok(Self { socket, unread: BytesMut::new() })
     }
-    Ok(serde_json::from_slice(&call.unread[..length])?)
+
+    /// What it has seen by now.
+    pub(crate) async fn seen(&mut self) -> Result<Seen> {
+        self.ask("/seen").await
+    }
+
+    /// What it has seen once something has come to pass; none if that takes too long.
+    pub(crate) async fn seen_after(&mut self, after: After) -> Result<Option<Seen>> {
+        let seen = self.ask(&format!("/seen?{}", after.to_query())).await?;
+        Ok(after.holds(&seen).then_some(seen))
+    }
+
+    async fn ask(&mut self, path: &str) -> Result<Seen> {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: upstream\r\n\r\n");
+        self.socket.write_all(request.as_bytes()).await?;
+        let Framing::Length(length) = read_head(&mut self.socket, &mut self.unread).await?.body else {
+            bail!("the upstream's answer has no length");
+        };
+        let length = usize::try_from(length)?;
+        while self.unread.len() < length {
+            read(&mut self.socket, &mut self.unread).await?;
+        }
+        let seen = serde_json::from_slice(&self.unread[..length])?;
+        self.unread.advance(length);
+        Ok(seen)
+    }
 }
 
 impl Call {
     /// A connection on which this call can be made, again and again.
     pub(crate) fn new(socket: TcpStream, peer: &Peer, model: Model) -> Self {
+        Self::with_request(socket, request(peer, &model.request_body()))
+    }
+
+    /// The same with any request.
+    pub(crate) fn with_request(socket: TcpStream, request: Vec<u8>) -> Self {
         // A small request must not wait for the acknowledgement of the one before.
         let _ = socket.set_nodelay(true);
-        Self { socket, request: request(peer, &model.request_body()), unread: BytesMut::new() }
+        Self { socket, request, unread: BytesMut::new(), closes: false }
     }
 
     /// Connects for this call.
@@ -87,8 +119,13 @@ impl Call {
 
     /// Sends the request.
     pub(crate) async fn send(&mut self) -> Result<()> {
+        self.send_to(self.request.len()).await
+    }
+
+    /// Sends the beginning of the request and no more.
+    pub(crate) async fn send_to(&mut self, bytes: usize) -> Result<()> {
         self.unread.clear();
-        Ok(self.socket.write_all(&self.request).await?)
+        Ok(self.socket.write_all(&self.request[..bytes]).await?)
     }
 
     /// Makes the call once and returns nothing but its status.
@@ -105,11 +142,24 @@ impl Call {
         self.send().await?;
         self.read().await?;
         let first = monotonic_ns() - began;
-        match self.head().await? {
-            Framing::Length(length) => self.skip(length).await?,
-            Framing::Chunked => bail!("the answer should have a length"),
-        }
+        let length = self.expect_length().await?;
+        self.skip(length).await?;
         Ok((first, monotonic_ns() - began))
+    }
+
+    /// Whether the connection may be used again.
+    pub(crate) fn stays(&self) -> bool {
+        !self.closes
+    }
+
+    /// Sends the request and reads a long answer; nanoseconds for its second half.
+    pub(crate) async fn second_half(&mut self) -> Result<u64> {
+        self.send().await?;
+        let length = self.expect_length().await?;
+        self.skip(length / 2).await?;
+        let half_way = monotonic_ns();
+        self.skip(length - length / 2).await?;
+        Ok(monotonic_ns() - half_way)
     }
 
     /// Sends the request and waits for the first event.
@@ -120,6 +170,34 @@ impl Call {
             self.read().await?;
         }
         Ok(())
+    }
+
+    /// Sends the request and waits for the head and the beginning of a body with a length.
+    pub(crate) async fn first_piece(&mut self) -> Result<()> {
+        self.send().await?;
+        self.expect_length().await?;
+        while self.unread.is_empty() {
+            self.read().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the request and waits for the first byte of whatever comes.
+    pub(crate) async fn first_byte(&mut self) -> Result<()> {
+        self.send().await?;
+        self.read().await
+    }
+
+    /// Reads until the answer breaks off; an error if it does not.
+    pub(crate) async fn until_cut_off(&mut self) -> Result<()> {
+        loop {
+            self.unread.clear();
+            let read = tokio::time::timeout(SILENCE_MAX * 3, self.socket.read_buf(&mut self.unread)).await;
+            match read.context("nothing was cut off")? {
+                Ok(0) | Err(_) => return Ok(()),
+                Ok(_) => {}
+            }
+        }
     }
 
     /// Sends the request and reads all its events; how late each was, in nanoseconds.
@@ -145,23 +223,18 @@ impl Call {
     }
 
     async fn expect_chunked(&mut self) -> Result<()> {
-        if self.head().await? != Framing::Chunked {
-            bail!("a stream should come in chunks");
+        match read_head(&mut self.socket, &mut self.unread).await?.body {
+            Framing::Chunked => Ok(()),
+            Framing::Length(_) => bail!("a stream should come in chunks"),
         }
-        Ok(())
     }
 
-    /// Reads the response's head off the connection.
-    async fn head(&mut self) -> Result<Framing> {
-        loop {
-            let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-            let mut head = httparse::Response::new(&mut headers);
-            if let httparse::Status::Complete(length) = head.parse(&self.unread)? {
-                let framing = framing(&head)?;
-                self.unread.advance(length);
-                return Ok(framing);
-            }
-            self.read().await?;
+    async fn expect_length(&mut self) -> Result<u64> {
+        let head = read_head(&mut self.socket, &mut self.unread).await?;
+        self.closes = head.closes;
+        match head.body {
+            Framing::Length(length) => Ok(length),
+            Framing::Chunked => bail!("the answer should have a length"),
         }
     }
 
@@ -179,24 +252,44 @@ impl Call {
     }
 
     async fn read(&mut self) -> Result<()> {
-        self.unread.reserve(64 * 1024);
-        let read = tokio::time::timeout(SILENCE_MAX, self.socket.read_buf(&mut self.unread)).await;
-        if read.context("a call fell silent")?? == 0 {
-            bail!("a connection was closed in the middle of an answer");
-        }
-        Ok(())
+        read(&mut self.socket, &mut self.unread).await
     }
 }
 
-fn framing(head: &httparse::Response<'_, '_>) -> Result<Framing> {
+/// Reads a response's head off a connection.
+async fn read_head(socket: &mut TcpStream, unread: &mut BytesMut) -> Result<Head> {
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut head = httparse::Response::new(&mut headers);
+        if let httparse::Status::Complete(length) = head.parse(unread)? {
+            let head = read_as(&head)?;
+            unread.advance(length);
+            return Ok(head);
+        }
+        read(socket, unread).await?;
+    }
+}
+
+async fn read(socket: &mut TcpStream, unread: &mut BytesMut) -> Result<()> {
+    unread.reserve(64 * 1024);
+    let read = tokio::time::timeout(SILENCE_MAX, socket.read_buf(unread)).await;
+    if read.context("a call fell silent")?? == 0 {
+        bail!("a connection was closed in the middle of an answer");
+    }
+    Ok(())
+}
+
+fn read_as(head: &httparse::Response<'_, '_>) -> Result<Head> {
     if head.code != Some(200) {
         bail!("the answer has the status {:?}", head.code);
     }
     let value = |name: &str| head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-    match value("content-length") {
-        Some(length) => Ok(Framing::Length(std::str::from_utf8(length.value)?.parse()?)),
-        None => Ok(Framing::Chunked),
-    }
+    let body = match value("content-length") {
+        Some(length) => Framing::Length(std::str::from_utf8(length.value)?.parse()?),
+        None => Framing::Chunked,
+    };
+    let closes = value("connection").is_some_and(|header| header.value.eq_ignore_ascii_case(b"close"));
+    Ok(Head { body, closes })
 }
 
 /// Takes everything up to the end of the next whole event, and returns when it was made.

@@ -29,6 +29,8 @@ const PIECE_BYTES: usize = 4 * 1024;
 /// What the kernel may take in for us before the path does.
 const RECEIVE_BYTES: u32 = 32 * 1024;
 
+const BACKLOG: u32 = 128;
+
 /// Timers fire up to this late; the path does not lose throughput by it.
 const LATENESS: Duration = Duration::from_millis(4);
 
@@ -59,17 +61,21 @@ struct Narrow {
 impl Relay {
     /// Starts a thread that relays to `to`.
     pub(crate) fn start(to: SocketAddr, path: Path) -> Result<Self> {
-        let socket = std::net::TcpListener::bind(("127.0.0.1", 0))?;
-        socket.set_nonblocking(true)?;
-        let listen = socket.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _within = runtime.enter();
+            let socket = narrow_socket()?;
+            socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+            socket.listen(BACKLOG)?
+        };
+        let listen = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
                     // Stopped or dropped, it is over.
                     _ = stopped => {}
-                    _ = accept(socket, to, path) => {}
+                    _ = accept(listener, to, path) => {}
                 }
             });
         });
@@ -87,8 +93,7 @@ impl Drop for Relay {
     }
 }
 
-async fn accept(listener: std::net::TcpListener, to: SocketAddr, path: Path) -> Result<()> {
-    let listener = TcpListener::from_std(listener)?;
+async fn accept(listener: TcpListener, to: SocketAddr, path: Path) -> Result<()> {
     let (up, down) = (Narrow::new(path), Narrow::new(path));
     let mut connections = JoinSet::new();
     loop {
@@ -102,10 +107,15 @@ async fn accept(listener: std::net::TcpListener, to: SocketAddr, path: Path) -> 
     }
 }
 
-async fn ends(from: TcpStream, to: SocketAddr) -> Result<(TcpStream, TcpStream)> {
+/// A socket that takes little in; what a listener accepts is like the listener.
+fn narrow_socket() -> std::io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(RECEIVE_BYTES)?;
-    let to = socket.connect(to).await?;
+    Ok(socket)
+}
+
+async fn ends(from: TcpStream, to: SocketAddr) -> Result<(TcpStream, TcpStream)> {
+    let to = narrow_socket()?.connect(to).await?;
     for end in [&from, &to] {
         end.set_nodelay(true)?;
     }
@@ -125,7 +135,8 @@ async fn enter(mut read: OwnedReadHalf, sender: mpsc::Sender<(Instant, Vec<u8>)>
     while let Ok(count @ 1..) = read.read(&mut buffer).await {
         let through_at = narrow.pass(count);
         sleep_until(through_at).await;
-        if sender.send((through_at + delay, buffer[..count].to_vec())).await.is_err() {
+        // Time that is made up for at the narrow end shortens nobody's way.
+        if sender.send((through_at.max(Instant::now()) + delay, buffer[..count].to_vec())).await.is_err() {
             return;
         }
     }

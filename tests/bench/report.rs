@@ -179,8 +179,8 @@ impl Bound {
     /// What a relative bound is made of.
     fn because(&self) -> String {
         match self {
-            Self::AtMost(_) | Self::AtLeast(_) => String::new(),
-            Self::AtMostTimes(hundredths, peer) | Self::AtLeastTimes(hundredths, peer) => {
+            Self::Most(_) | Self::Least(_) => String::new(),
+            Self::TimesOrLess(hundredths, peer) | Self::TimesOrMore(hundredths, peer) => {
                 format!(" ({} x {peer})", Hundredths.show(*hundredths))
             }
         }

@@ -2,6 +2,9 @@
 //!
 //! Invariant: what is measured while others use the machine is measured again, a few times.
 
+use std::time::Duration;
+
+use anyhow::Context;
 use anyhow::Result;
 use keyhaven_daemon::cli::Output;
 
@@ -17,6 +20,7 @@ use crate::plan::Row;
 use crate::probes;
 use crate::saturate::Crowd;
 use crate::saturate::Direction;
+use crate::seen::After;
 use crate::spent::Spent;
 use crate::spent::Used;
 use crate::street::Peer;
@@ -36,6 +40,9 @@ const SATURATING: usize = 4;
 
 /// One large request; a consumer's may have 64 MiB.
 const UPLOAD_BYTES: usize = 60_000_000;
+
+/// Between two looks at whether the upstream has seen the last of a crowd.
+const SETTLING: Duration = Duration::from_millis(200);
 
 /// Measures every row that compares peers.
 pub(crate) async fn compare(street: &Street, plan: &Plan, output: Output, figures: &mut Figures) -> Result<()> {
@@ -221,7 +228,10 @@ async fn own_cancels(street: &Street, plan: &Plan, output: Output, figures: &mut
     }
     for phase in Phase::ALL {
         output.note(&format!("{} under {SATURATING} downloads", phase.metric()));
+        let calls_before = observer.seen().await?.calls;
         let crowd = Crowd::gather(peer, Direction::Down, SATURATING)?;
+        // Its calls must not be taken for those that are cancelled.
+        observer.seen_after(After::Calls(calls_before + SATURATING as u64 - 1)).await?.context("no crowd gathered")?;
         let cancelled = cancels(&mut observer, peer, phase, plan.cancels).await;
         crowd.dismiss()?;
         let (latencies, lost) = cancelled?;
@@ -243,7 +253,7 @@ fn note_lost(figures: &mut Figures, metric: &str, peer: &'static str, lost: u64)
 async fn settle(observer: &mut Observer) -> Result<()> {
     let mut before = observer.seen().await?.drops;
     loop {
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(SETTLING).await;
         let now = observer.seen().await?.drops;
         if now == before {
             return Ok(());

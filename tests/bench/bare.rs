@@ -41,7 +41,8 @@ use keyhaven_daemon::link;
 use keyhaven_daemon::link::LinkEvents;
 use keyhaven_daemon::link::LinkHandle;
 use keyhaven_daemon::link::LinkStream;
-use keyhaven_daemon::link::websocket_config;
+use keyhaven_daemon::link::ReadAhead;
+use keyhaven_daemon::link::Socket;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_daemon::tls;
 use keyhaven_protocol::frame::BodyLength;
@@ -56,6 +57,7 @@ use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Side;
 use keyhaven_protocol::pin::Pin as KeyPin;
+use keyhaven_protocol::websocket::Role;
 use keyhaven_tests::process::Process;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::ServerName;
@@ -133,8 +135,9 @@ pub(crate) async fn serve_hub(tasks: Tasks) -> Result<()> {
     loop {
         let (socket, _) = tunnel.accept().await?;
         socket.set_nodelay(true)?;
-        let socket = acceptor.accept(socket).await?;
-        let socket = tokio_tungstenite::accept_async_with_config(socket, Some(websocket_config())).await?;
+        let stream = acceptor.accept(ReadAhead::new(socket)).await?;
+        // No upgrade: both ends know what follows.
+        let socket = Socket::new(stream, Role::Server, Bytes::new());
         let handle = LinkHandle::new(Side::Hub, Limits::default());
         *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
         link::run(socket, &handle, NoEvents).await;
@@ -209,9 +212,8 @@ pub(crate) async fn serve_agent(end: AgentEnd, tasks: Tasks) -> Result<()> {
     let socket = TcpStream::connect(end.tunnel).await?;
     socket.set_nodelay(true)?;
     let connector = TlsConnector::from(tls::tunnel_client(vec![end.pin])?);
-    let socket = connector.connect(ServerName::try_from(HUB_NAME)?, socket).await?;
-    let url = format!("wss://{HUB_NAME}/");
-    let (socket, _) = tokio_tungstenite::client_async_with_config(url, socket, Some(websocket_config())).await?;
+    let stream = connector.connect(ServerName::try_from(HUB_NAME)?, ReadAhead::new(socket)).await?;
+    let socket = Socket::new(stream, Role::Client, Bytes::new());
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1024).build(connector);

@@ -21,6 +21,9 @@ use keyhaven_tests::upstream::record::Exchange;
 use keyhaven_tests::upstream::vendor::Vendor;
 use tokio::task::JoinSet;
 
+/// Far longer than the hub takes to hear that an offer is withdrawn.
+const WITHDRAWN_IN: std::time::Duration = std::time::Duration::from_secs(10);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vendor_that_gives_no_proper_head_is_an_error_in_its_own_form() -> Result<()> {
     let house = House::build().await?;
@@ -108,15 +111,35 @@ async fn a_vendor_that_never_answers_is_a_timeout_in_its_own_form() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_cannot_pay_refuses_one_call_and_is_not_offered_any_more() -> Result<()> {
+    let house = House::build().await?;
+    let calm = Calm::of(&house).await?;
+
+    // The other forms are paid from the same accounts.
+    for form in [Form::OpenAi, Form::AzureDeployment, Form::Anthropic, Form::DeepSeek] {
+        let first = Call::new(form, &house.api_key).play("status-402").make(&house).await?;
+        refused(&house, &first, form.errors(), 503, "KH-E2015").with_context(|| format!("{form:?}"))?;
+        let withdrawn = async {
+            loop {
+                let next = Call::new(form, &house.api_key).make(&house).await?;
+                if refused(&house, &next, form.errors(), 503, "KH-E2009").is_ok() {
+                    return anyhow::Ok(());
+                }
+            }
+        };
+        tokio::time::timeout(WITHDRAWN_IN, withdrawn).await.with_context(|| format!("{form:?} stays on offer"))??;
+    }
+    calm.holds(&house).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_vendor_says_about_the_owner_stays_and_its_own_troubles_pass() -> Result<()> {
     let house = House::build().await?;
     let calm = Calm::of(&house).await?;
     let bystander = Bystander::begin(&house).await?;
 
     for form in Form::ALL {
-        for (status, seen, code) in
-            [(401, 503, "KH-E2015"), (402, 503, "KH-E2015"), (403, 503, "KH-E2015"), (429, 429, "KH-E2016")]
-        {
+        for (status, seen, code) in [(401, 503, "KH-E2015"), (403, 503, "KH-E2015"), (429, 429, "KH-E2016")] {
             let case = format!("{form:?}-{status}");
             let call = Call::new(form, &house.api_key).case(&case).play(&format!("status-{status}"));
             let answer = call.make(&house).await?;

@@ -5,6 +5,7 @@
 mod aborts;
 mod insults;
 mod owner;
+mod realtime;
 mod scene;
 
 use std::time::Duration;

@@ -120,12 +120,22 @@ impl Scene {
     pub(super) fn open(&self, body: BodyLength) -> LinkStream {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.open_as(Endpoint::OpenAiChat, None, headers, body)
+    }
+
+    pub(super) fn open_as(
+        &self,
+        endpoint: Endpoint,
+        query: Option<&str>,
+        headers: HeaderMap,
+        body: BodyLength,
+    ) -> LinkStream {
         let open = OpenHead {
             call: CallId([7; 16]),
             vendor_key: self.key,
-            endpoint: Endpoint::OpenAiChat.number(),
+            endpoint: endpoint.number(),
             parameter: None,
-            query: None,
+            query: query.map(str::to_owned),
             body,
             headers,
         };

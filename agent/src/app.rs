@@ -30,9 +30,6 @@ use crate::vault::Vault;
 use crate::vault::identity::Identity;
 use crate::vault::running::SharedVault;
 
-/// How long calls under way may take to end once the agent is told to stop.
-const DRAIN_GRACE: Duration = Duration::from_secs(30);
-
 /// How often `status.json` is written.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -63,7 +60,8 @@ pub async fn run(config: Config, dir: PathBuf, vault: Vault, egress: Egress, tas
     tasks.spawn_until_stop("status", report(reporter, tasks.clone()));
     let backoff = (config.link.backoff_first(), config.link.backoff_max());
     let instance = new_instance().map_err(Failure::from)?;
-    let linker = Linker { vault, egress, relay, offers, view, backoff, instance, tasks };
+    let drain_grace = config.calls.drain_grace();
+    let linker = Linker { vault, egress, relay, offers, view, backoff, drain_grace, instance, tasks };
     Ok(Arc::new(linker).run().await?)
 }
 
@@ -73,6 +71,7 @@ pub async fn run(config: Config, dir: PathBuf, vault: Vault, egress: Egress, tas
 /// As [`run`].
 pub async fn serve(config: Config, dir: PathBuf, vault: Vault, egress: Egress) -> anyhow::Result<()> {
     let tasks = Tasks::new();
+    let grace = config.calls.drain_grace();
     let serving = run(config, dir, vault, egress, tasks.clone());
     tokio::pin!(serving);
     tokio::select! {
@@ -83,13 +82,13 @@ pub async fn serve(config: Config, dir: PathBuf, vault: Vault, egress: Egress) -
         () = Tasks::signals() => {}
     }
     // What dials ends as soon as the agent drains; links and calls, and the status, do not.
-    let (ended, ()) = tokio::join!(serving, wind_up(&tasks));
+    let (ended, ()) = tokio::join!(serving, wind_up(&tasks, grace));
     ended
 }
 
-async fn wind_up(tasks: &Tasks) {
+async fn wind_up(tasks: &Tasks, grace: Duration) {
     tokio::select! {
-        () = tasks.shut_down(DRAIN_GRACE) => {}
+        () = tasks.shut_down(grace) => {}
         () = Tasks::signals() => {
             tasks.stopping().cancel();
             tasks.shut_down(Duration::ZERO).await;

@@ -54,10 +54,13 @@ pub struct Calls {
     pub vendor_connect_timeout_s: u64,
     /// Seconds from the whole request to the vendor's response head. Default: 600.
     pub vendor_head_timeout_s: u64,
-    /// Seconds without a byte of a response that has begun. Default: 300.
+    /// Seconds without a byte of a response that has begun, of a request that has not
+    /// ended, or of a WebSocket in either direction. Default: 300.
     pub vendor_idle_timeout_s: u64,
     /// Calls under way at once. Default: 1000.
     pub concurrent_max: u32,
+    /// Seconds that calls under way get to end when the agent is told to stop. Default: 30.
+    pub drain_grace_s: u64,
 }
 
 /// The link to the hub.
@@ -88,6 +91,7 @@ impl Default for Calls {
             vendor_head_timeout_s: 600,
             vendor_idle_timeout_s: 300,
             concurrent_max: 1000,
+            drain_grace_s: 30,
         }
     }
 }
@@ -122,6 +126,7 @@ impl Config {
             ("calls.vendor_head_timeout_s", calls.vendor_head_timeout_s, TIMEOUT_S_MAX),
             ("calls.vendor_idle_timeout_s", calls.vendor_idle_timeout_s, TIMEOUT_S_MAX),
             ("calls.concurrent_max", u64::from(calls.concurrent_max), u64::from(CONCURRENT_MAX)),
+            ("calls.drain_grace_s", calls.drain_grace_s, TIMEOUT_S_MAX),
             ("link.backoff_first_ms", self.link.backoff_first_ms, TIMEOUT_S_MAX * 1000),
             ("link.backoff_max_s", self.link.backoff_max_s, TIMEOUT_S_MAX),
         ] {
@@ -144,9 +149,14 @@ impl Calls {
         Duration::from_secs(self.vendor_head_timeout_s)
     }
 
-    /// Without a byte of a response that has begun.
+    /// Without a byte of a response, of a request that has not ended, or of a WebSocket.
     pub const fn vendor_idle_timeout(&self) -> Duration {
         Duration::from_secs(self.vendor_idle_timeout_s)
+    }
+
+    /// From being told to stop to cutting off the calls that are left.
+    pub const fn drain_grace(&self) -> Duration {
+        Duration::from_secs(self.drain_grace_s)
     }
 }
 

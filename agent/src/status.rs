@@ -3,6 +3,7 @@
 //!
 //! Invariant: a reader sees a whole file or none, and nothing secret in it.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::ErrorKind;
@@ -64,6 +65,34 @@ pub struct LinkStatus {
     pub rtt_us: Option<u64>,
     /// Calls on it at this moment.
     pub streams: u32,
+    /// What went over it since it is up; none while there is no link.
+    #[serde(default)]
+    pub traffic: Option<Traffic>,
+}
+
+/// What went over one link.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Calls that the hub opened.
+    pub opened: u64,
+    /// Those beyond a limit, answered with an abort at once.
+    pub opens_refused: u64,
+    /// Bytes of answers sent to the hub.
+    pub sent_bytes: u64,
+    /// Bytes of requests received from the hub.
+    pub received_bytes: u64,
+    /// Times an answer waited for credit: its consumer read more slowly than the vendor sent.
+    pub credit_stalls: u64,
+    /// How long data waited for its turn on the link, in microseconds: the last time.
+    pub queue_delay_last_us: u64,
+    /// The moving average.
+    pub queue_delay_mean_us: u64,
+    /// The longest time.
+    pub queue_delay_max_us: u64,
+    /// Calls ended by this agent, by reason.
+    pub aborts_sent: BTreeMap<String, u64>,
+    /// Calls ended by the hub, by reason.
+    pub aborts_received: BTreeMap<String, u64>,
 }
 
 /// Whether the link is up.
@@ -252,6 +281,11 @@ mod tests {
                 last_error: None,
                 rtt_us: Some(900),
                 streams: 3,
+                traffic: Some(Traffic {
+                    opened: 9,
+                    aborts_received: BTreeMap::from([("consumer_gone".to_owned(), 2)]),
+                    ..Traffic::default()
+                }),
             },
             egress: EgressKind::Official,
             offers: vec![OfferStatus {

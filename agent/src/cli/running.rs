@@ -17,6 +17,7 @@ use crate::cli::vault_access;
 use crate::provider::Egress;
 use crate::status::Status;
 use crate::status::StatusFile;
+use crate::status::Traffic;
 use crate::vault::Vault;
 
 pub(crate) async fn run(context: Context, egress: Egress) -> anyhow::Result<()> {
@@ -95,7 +96,6 @@ pub(crate) fn status(context: &Context) -> anyhow::Result<()> {
 
 fn text(status: &Status, now: u64) -> String {
     let link = &status.link;
-    let row = |name: &str, value: String| vec![name.to_owned(), value];
     let mut rows = vec![
         row("agent", status.agent.to_string()),
         row("process", format!("{}, version {}", status.pid, status.version)),
@@ -105,9 +105,8 @@ fn text(status: &Status, now: u64) -> String {
     if let Some(code) = &link.last_error {
         rows.push(row("last error", format!("{code} (`explain {code}`)")));
     }
-    if let Some(rtt_us) = link.rtt_us {
-        rows.push(row("round trip", format!("{}.{:03} ms", rtt_us / 1000, rtt_us % 1000)));
-    }
+    rows.extend(link.rtt_us.map(|rtt_us| row("round trip", milliseconds(rtt_us))));
+    rows.extend(link.traffic.iter().flat_map(traffic));
     rows.push(row("egress", name_of(&status.egress)));
     rows.push(row(
         "calls",
@@ -136,6 +135,41 @@ fn text(status: &Status, now: u64) -> String {
     )
 }
 
+fn row(name: &str, value: String) -> Vec<String> {
+    vec![name.to_owned(), value]
+}
+
+/// What went over the link since it is up.
+fn traffic(traffic: &Traffic) -> [Vec<String>; 3] {
+    let aborts = [("sent", &traffic.aborts_sent), ("received", &traffic.aborts_received)];
+    let aborts = aborts.map(|(way, counts)| {
+        let counts: Vec<String> = counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        format!("{way}: {}", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") })
+    });
+    let (mean, max) = (milliseconds(traffic.queue_delay_mean_us), milliseconds(traffic.queue_delay_max_us));
+    [
+        row(
+            "this link",
+            format!(
+                "{} calls, {} KiB to the hub, {} KiB from it, {} refused beyond its limits",
+                traffic.opened,
+                traffic.sent_bytes / 1024,
+                traffic.received_bytes / 1024,
+                traffic.opens_refused
+            ),
+        ),
+        row(
+            "waiting",
+            format!("{mean} on average for its turn, {max} at most; {} times for credit", traffic.credit_stalls),
+        ),
+        row("aborts", aborts.join("; ")),
+    ]
+}
+
+fn milliseconds(us: u64) -> String {
+    format!("{}.{:03} ms", us / 1000, us % 1000)
+}
+
 /// The name a value of a closed set has in JSON.
 fn name_of<T: Serialize>(value: &T) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
@@ -153,6 +187,8 @@ fn ago(now_unix_ms: u64, then_unix_ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use keyhaven_protocol::id::AgentId;
 
     use super::*;
@@ -178,6 +214,13 @@ mod tests {
                 last_error: Some("KH-E1001".to_owned()),
                 rtt_us: Some(1_042),
                 streams: 0,
+                traffic: Some(Traffic {
+                    opened: 12,
+                    queue_delay_max_us: 2_500,
+                    credit_stalls: 4,
+                    aborts_received: BTreeMap::from([("consumer_gone".to_owned(), 2)]),
+                    ..Traffic::default()
+                }),
             },
             egress: EgressKind::Official,
             offers: Vec::new(),
@@ -189,5 +232,7 @@ mod tests {
         assert!(text.contains("connecting for 3 min"), "{text}");
         assert!(text.contains("explain KH-E1001"), "{text}");
         assert!(text.contains("1.042 ms"), "{text}");
+        assert!(text.contains("12 calls") && text.contains("2.500 ms at most; 4 times for credit"), "{text}");
+        assert!(text.contains("sent: none; received: 2 consumer_gone"), "{text}");
     }
 }

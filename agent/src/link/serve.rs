@@ -27,6 +27,8 @@ use keyhaven_protocol::frame::Withdraw;
 use keyhaven_protocol::frame::to_json;
 use keyhaven_protocol::hex::Hex;
 use keyhaven_protocol::id::VendorKeyId;
+use keyhaven_protocol::link::AbortCounts;
+use keyhaven_protocol::link::Counters;
 use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Side;
@@ -45,13 +47,14 @@ use crate::provider::Egress;
 use crate::relay::Relay;
 use crate::status::LinkState;
 use crate::status::LinkStatus;
+use crate::status::Traffic;
 use crate::vault::running::SharedVault;
 
 /// A link that lived so long was good.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
 
-/// What a link of this agent may take to finish its calls when the agent stops.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
+/// What a link may take to tell the hub of the calls that the end of the agent cut off.
+const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Everything that keeps the link up.
 pub struct Linker {
@@ -67,6 +70,8 @@ pub struct Linker {
     pub view: LinkView,
     /// The waits between attempts: first and most.
     pub backoff: (Duration, Duration),
+    /// What a link may take to finish its calls when the agent stops.
+    pub drain_grace: Duration,
     /// This start of the process.
     pub instance: Hex<16>,
     /// Where its tasks live.
@@ -104,6 +109,7 @@ impl LinkView {
             last_error: view.last_error.map(|code| code.to_string()),
             rtt_us: stats.and_then(|stats| stats.rtt_micros),
             streams: stats.map_or(0, |stats| u32::try_from(stats.streams).unwrap_or(u32::MAX)),
+            traffic: stats.map(|stats| traffic(&stats.counters)),
         }
     }
 
@@ -118,6 +124,25 @@ impl LinkView {
             LinkState::Connecting | LinkState::Draining => error.or(view.last_error),
         };
         view.handle = handle;
+    }
+}
+
+fn traffic(counters: &Counters) -> Traffic {
+    let by_reason = |counts: &AbortCounts| {
+        let counted = counts.iter().filter(|(_, count)| *count > 0);
+        counted.map(|(reason, count)| (reason.name().to_owned(), count)).collect()
+    };
+    Traffic {
+        opened: counters.opened,
+        opens_refused: counters.opens_refused,
+        sent_bytes: counters.data_sent_bytes,
+        received_bytes: counters.data_received_bytes,
+        credit_stalls: counters.credit_stalls,
+        queue_delay_last_us: counters.queue_delay.last_micros,
+        queue_delay_mean_us: counters.queue_delay.mean_micros,
+        queue_delay_max_us: counters.queue_delay.max_micros,
+        aborts_sent: by_reason(&counters.aborts_sent),
+        aborts_received: by_reason(&counters.aborts_received),
     }
 }
 
@@ -242,8 +267,11 @@ async fn serve(linker: Arc<Linker>, dialled: Dialled, handle: LinkHandle, news: 
     let keep_offers = offer(&linker.offers, &handle);
     let obey = async {
         linker.tasks.draining().cancelled().await;
-        handle.drain(&Drain { deadline_ms: u64::try_from(DRAIN_TIME_MAX.as_millis()).unwrap_or(u64::MAX) });
+        handle.drain(&Drain { deadline_ms: u64::try_from(linker.drain_grace.as_millis()).unwrap_or(u64::MAX) });
         linker.tasks.stopping().cancelled().await;
+        // What is left is aborted now, and the link closes when the hub has heard of it; a
+        // hub that does not listen is not waited for.
+        tokio::time::sleep(LAST_WORDS_TIME_MAX).await;
         handle.close();
     };
     let others = async { tokio::join!(keep_offers, obey) };

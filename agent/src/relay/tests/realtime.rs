@@ -75,10 +75,13 @@ async fn the_vendor_is_asked_in_its_own_terms_with_the_owners_key() {
     assert!(!lower.contains("sec-websocket-extensions"), "{head}");
 }
 
+/// Makes a good answer a bad one.
+type Spoil = fn(String) -> String;
+
 #[tokio::test]
 async fn an_agreement_to_anything_else_is_garbage_and_its_connection_is_closed() {
     let good = |head: &str| agreement(head);
-    let spoil: [(&str, fn(String) -> String); 6] = [
+    let spoil: [(&str, Spoil); 6] = [
         ("another proof", |answer| answer.replace("sec-websocket-accept: ", "sec-websocket-accept: x")),
         ("no proof", |answer| answer.replace("sec-websocket-accept", "x-accept")),
         ("an extension", |answer| {

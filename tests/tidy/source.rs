@@ -112,13 +112,14 @@ fn walk(dir: &Path, prefix: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Whether the whole file is test code: it is a module behind `#[cfg(test)]` in its parent.
+/// Whether the whole file is test code: it, or a module it is in, is behind `#[cfg(test)]` in its parent.
 fn is_test_file(path: &str) -> bool {
     let Some((dir, file)) = path.rsplit_once('/') else { return false };
     let Some(name) = file.strip_suffix(".rs") else { return false };
     let parents = [format!("{dir}/mod.rs"), format!("{dir}.rs"), format!("{dir}/lib.rs"), format!("{dir}/main.rs")];
     let declared = format!("#[cfg(test)]\nmod {name};");
     parents.iter().any(|parent| parent != path && read(parent).contains(&declared))
+        || is_test_file(&format!("{dir}.rs"))
 }
 
 /// The line of the `#[cfg(test)]` that begins the tests at the end of a file.

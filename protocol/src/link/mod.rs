@@ -485,6 +485,8 @@ impl Link {
 }
 
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod simulation;

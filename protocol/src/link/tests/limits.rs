@@ -143,3 +143,44 @@ fn a_part_of_a_message_does_not_keep_the_whole_message_in_memory() {
     assert!(message.is_unique(), "nothing refers to it any more");
     assert_eq!(read_all(&mut pair.hub, id).0, [1; 20_000]);
 }
+
+#[test]
+fn whatever_a_peer_sends_nothing_panics_and_memory_stays_within_credit() {
+    let frames = bolero::check!().with_iterations(3_000).with_type::<(bool, Vec<(u8, u8, u16)>)>();
+    frames.for_each(|(at_hub, frames)| {
+        let side = if *at_hub { Side::Hub } else { Side::Agent };
+        let mut link = Link::new(side, Limits::default(), NOW);
+        for _ in 0..if *at_hub { 3 } else { 0 } {
+            link.open(Bytes::new(), NOW).unwrap();
+        }
+        for (kind, stream, length) in frames {
+            let kinds = FrameKind::ALL;
+            let kind = kinds[usize::from(*kind) % kinds.len()];
+            let payload = Bytes::from(vec![*stream; usize::from(*length)]);
+            let mut message = BytesMut::new();
+            put_frame(&mut message, FrameKind::Ping, 0, &[0; 8]);
+            let stream = if kind.is_of_stream() { u32::from(stream % 5) } else { 0 };
+            message.extend_from_slice(&[kind.number(), stream.to_be_bytes()[3] & FLAG_OPTIONAL, 0]);
+            message.extend_from_slice(&length.to_be_bytes());
+            message.extend_from_slice(&stream.to_be_bytes());
+            message.extend_from_slice(&payload);
+            if link.receive_batch(message.freeze(), NOW).is_err() {
+                break;
+            }
+            assert!(link.committed_bytes() <= link.stream_count() * Limits::default().window_bytes as usize);
+        }
+        link.lose();
+        (0..5).for_each(|id| link.release(id, AbortReason::Unspecified, NOW));
+        assert_eq!((link.stream_count(), link.committed_bytes()), (0, 0));
+    });
+}
+
+#[test]
+fn any_bytes_are_a_message_or_a_fault() {
+    bolero::check!().with_iterations(3_000).for_each(|bytes: &[u8]| {
+        let mut link = Link::new(Side::Agent, Limits::default(), NOW);
+        let _ = link.receive_batch(Bytes::copy_from_slice(bytes), NOW);
+        while link.next_event().is_some() {}
+        frames(&mut link);
+    });
+}

@@ -107,6 +107,8 @@ pub struct Calls {
     pub vendor_head_timeout_s: u64,
     /// Seconds without a byte of a response that has begun. Default: 300.
     pub vendor_idle_timeout_s: u64,
+    /// Seconds without a byte either way of a realtime WebSocket. Default: 3600.
+    pub realtime_idle_timeout_s: u64,
     /// Seconds that calls under way get to end when the hub is told to stop. Default: 30.
     pub drain_grace_s: u64,
     /// Seconds that a call which no agent can serve now waits for one that left a moment
@@ -183,6 +185,7 @@ impl Default for Calls {
         Self {
             vendor_head_timeout_s: 600,
             vendor_idle_timeout_s: 300,
+            realtime_idle_timeout_s: 3600,
             drain_grace_s: 30,
             agent_wait_s: 5,
             agent_waits_max: 1000,
@@ -261,6 +264,11 @@ impl Calls {
     /// Without a byte of a response that has begun.
     pub const fn vendor_idle_timeout(&self) -> Duration {
         Duration::from_secs(self.vendor_idle_timeout_s)
+    }
+
+    /// Without a byte either way of a WebSocket.
+    pub const fn realtime_idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.realtime_idle_timeout_s)
     }
 
     /// What a call waits for an agent that is expected.

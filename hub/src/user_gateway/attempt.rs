@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http::HeaderValue;
 use http::StatusCode;
+use http::header;
+use http::request::Parts;
 use keyhaven_daemon::link::LinkStream;
 use keyhaven_daemon::link::OpenError;
 use keyhaven_protocol::ErrorCode;
@@ -25,6 +28,8 @@ use keyhaven_protocol::provider::headers::request_to_tunnel;
 use keyhaven_protocol::provider::policy::check_head;
 use keyhaven_protocol::provider::route::Candidate;
 use keyhaven_protocol::provider::route::Route;
+use keyhaven_protocol::provider::websocket::accepts;
+use keyhaven_protocol::provider::websocket::offer_of;
 use metrics::counter;
 use tokio::time::Instant;
 use tokio::time::Sleep;
@@ -51,10 +56,10 @@ pub(super) const AGENT_HEAD_START: Duration = Duration::from_secs(5);
 pub(super) struct Call<'a> {
     pub(super) id: CallId,
     pub(super) route: &'a Route,
-    pub(super) model: Option<&'a str>,
-    pub(super) query: Option<&'a str>,
-    pub(super) headers: &'a HeaderMap,
-    pub(super) body: BodyLength,
+    pub(super) model: Option<String>,
+    query: Option<&'a str>,
+    headers: &'a HeaderMap,
+    body: BodyLength,
 }
 
 /// The vendor's head, and the stream that carries the rest.
@@ -70,7 +75,8 @@ pub(super) struct Attempts<'a> {
     gateway: &'a UserGateway,
     call: Call<'a>,
     record: &'a mut Record,
-    upload: Box<Upload>,
+    /// None: the call has no body.
+    upload: Option<Box<Upload>>,
     tried: Vec<Seat>,
     deadline: Pin<Box<Sleep>>,
 }
@@ -90,8 +96,19 @@ enum NoHead {
     TooLate,
 }
 
+impl<'a> Call<'a> {
+    pub(super) fn new(id: CallId, route: &'a Route, head: &'a Parts, body: BodyLength, model: Option<String>) -> Self {
+        Self { id, route, model, query: head.uri.query(), headers: &head.headers, body }
+    }
+}
+
 impl<'a> Attempts<'a> {
-    pub(super) fn new(gateway: &'a UserGateway, call: Call<'a>, upload: Box<Upload>, record: &'a mut Record) -> Self {
+    pub(super) fn new(
+        gateway: &'a UserGateway,
+        call: Call<'a>,
+        upload: Option<Box<Upload>>,
+        record: &'a mut Record,
+    ) -> Self {
         let deadline = Box::pin(tokio::time::sleep(gateway.head_patience()));
         Self { gateway, call, record, upload, tried: Vec::new(), deadline }
     }
@@ -106,7 +123,9 @@ impl<'a> Attempts<'a> {
         self.record.summary.provider = Some(candidate.endpoint.provider());
         check_head(candidate.endpoint, self.call.query, self.call.headers)
             .map_err(|error| self.last_word(Refusal::with_message(shape, error.code(), error.to_string())))?;
-        self.upload.agree(candidate.endpoint).map_err(|error| error.refusal(shape))?;
+        if let Some(upload) = &mut self.upload {
+            upload.agree(candidate.endpoint).map_err(|error| error.refusal(shape))?;
+        }
         let mut seat = match first_seat(self.gateway, &self.call, &candidate).await {
             Ok(seat) => seat,
             Err(refusal) => return Err(self.last_word(refusal)),
@@ -162,8 +181,7 @@ impl<'a> Attempts<'a> {
         })?;
         let no_head = match self.await_head(&stream).await {
             Ok(head) => match ResponseHead::decode(head) {
-                // Nobody asked for another protocol.
-                Ok(head) if head.status != StatusCode::SWITCHING_PROTOCOLS => {
+                Ok(head) if is_allowed(&head, open) => {
                     let failed = head.status.is_server_error();
                     self.note(seat, open, if failed { SeatOutcome::Failed } else { SeatOutcome::Served });
                     return Ok((head, stream));
@@ -196,9 +214,9 @@ impl<'a> Attempts<'a> {
         let Self { gateway, upload, record, deadline, .. } = self;
         let patience = gateway.head_patience();
         deadline.as_mut().reset(Instant::now() + patience);
-        let mut passed_on = upload.passed_on();
+        let mut passed_on = upload.as_ref().map_or(0, |upload| upload.passed_on());
         poll_fn(|cx| {
-            if !upload.is_over() {
+            if let Some(upload) = upload.as_mut().filter(|upload| !upload.is_over()) {
                 let passed = upload.poll(stream, cx);
                 if upload.passed_on() != passed_on || passed.is_ready() {
                     passed_on = upload.passed_on();
@@ -219,12 +237,13 @@ impl<'a> Attempts<'a> {
 
     /// What dispatch learns of the seat.
     fn note(&self, seat: &Seat, open: &OpenHead, outcome: SeatOutcome) {
-        self.gateway.dispatch.note(seat, open.parameter.as_deref().or(self.call.model), outcome);
+        self.gateway.dispatch.note(seat, open.parameter.as_deref().or(self.call.model.as_deref()), outcome);
     }
 
     /// A seat that was not tried yet, if the call may and can be tried again.
     async fn next_seat(&self, candidate: &Candidate, link_is_gone: bool) -> Option<Seat> {
-        if self.tried.len() >= ATTEMPTS_MAX || !self.upload.is_replayable() {
+        let replayable = self.upload.as_ref().is_none_or(|upload| upload.is_replayable());
+        if self.tried.len() >= ATTEMPTS_MAX || !replayable {
             return None;
         }
         another_seat(self.gateway, &self.call, candidate, &self.tried, link_is_gone).await
@@ -234,19 +253,37 @@ impl<'a> Attempts<'a> {
         let call = self.call.id;
         counter!("keyhaven_user_gateway_failovers_total", "reason" => reason).increment(1);
         debug!(call.id = %call, failover.reason = reason, "call {call} goes to another seat: {reason}");
-        self.upload.rewind();
+        if let Some(upload) = &mut self.upload {
+            upload.rewind();
+        }
     }
 
-    fn answered(mut self, head: ResponseHead, stream: LinkStream) -> Answered {
-        self.upload.settle();
-        let upload = Some(self.upload).filter(|upload| !upload.is_over());
+    fn answered(self, head: ResponseHead, stream: LinkStream) -> Answered {
+        let mut upload = self.upload.filter(|upload| !upload.is_over());
+        if let Some(upload) = &mut upload {
+            upload.settle();
+        }
         Answered { head, stream, upload }
     }
 
     /// An unfinished upload means that the consumer still sends: the connection ends.
     fn last_word(&self, refusal: Refusal) -> Refusal {
-        if self.upload.is_complete() { refusal } else { refusal.closing() }
+        let complete = self.upload.as_ref().is_none_or(|upload| upload.is_complete());
+        if complete { refusal } else { refusal.closing() }
     }
+}
+
+/// Whether a head may answer the call: another protocol is for those who asked for it, with
+/// the proof that it was asked for.
+fn is_allowed(head: &ResponseHead, open: &OpenHead) -> bool {
+    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+        return true;
+    }
+    let mut answer = head.headers.clone();
+    // These are of one connection and did not travel; the consumer gets them from us.
+    answer.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    open.body == BodyLength::Upgrade && offer_of(&open.headers).is_ok_and(|upgrade| accepts(&upgrade, &answer))
 }
 
 /// Whether the abort says for certain that no answer to this call was begun. That the vendor

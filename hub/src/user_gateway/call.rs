@@ -13,10 +13,12 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::Request;
 use http::Response;
+use http::StatusCode;
 use http::Uri;
 use http::Version;
 use http::header;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame::BodyLength;
@@ -27,8 +29,10 @@ use keyhaven_protocol::provider::endpoint::is_allowed_query;
 use keyhaven_protocol::provider::headers::credential;
 use keyhaven_protocol::provider::headers::response_to_consumer;
 use keyhaven_protocol::provider::native_error::ErrorShape;
+use keyhaven_protocol::provider::policy::model_of_query;
 use keyhaven_protocol::provider::route::Candidate;
 use keyhaven_protocol::provider::route::route;
+use keyhaven_protocol::provider::websocket::upgrade_of;
 use keyhaven_protocol::request_scan::RequestScan;
 use uuid::Uuid;
 
@@ -40,6 +44,7 @@ use super::attempt::Answered;
 use super::attempt::Attempts;
 use super::attempt::Call;
 use super::body::AnswerBody;
+use super::connection::Connection;
 use super::models;
 use super::refusal::Refusal;
 use super::request::RequestBody;
@@ -47,7 +52,6 @@ use super::response::Record;
 use super::response::Relayed;
 use super::upload::HoldError;
 use super::upload::Upload;
-use super::writes::Flushed;
 
 /// The header that names the call in every answer.
 const CALL_ID: HeaderName = HeaderName::from_static("keyhaven-call-id");
@@ -57,13 +61,20 @@ const HEADERS_MAX: usize = 256;
 
 impl UserGateway {
     /// The answer to any request; it is always one.
-    pub(super) async fn answer(self: &Arc<Self>, request: Request<Incoming>, flushed: Flushed) -> Response<AnswerBody> {
+    pub(super) async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        connection: Connection,
+    ) -> Response<AnswerBody> {
         let call = CallId(Uuid::now_v7().into_bytes());
         let mut record = Record::new(self.clone(), summary(call, &request));
         let mut response = match self.serve_call(call, request, &mut record).await {
             Ok(Answer::Ours(body)) => ours(body, record),
             Ok(Answer::Relayed(Answered { head, stream, upload })) => {
-                self.relay(head, Relayed::new(stream, upload, flushed, self.idle(), record))
+                self.relay(head, Relayed::new(stream, upload, connection, self.idle(), record))
+            }
+            Ok(Answer::Switched(Answered { head, stream, upload: _ }, consumer)) => {
+                self.switch(&head, stream, consumer, connection, record)
             }
             Err(refusal) => {
                 let response = refusal.into_response(call);
@@ -84,7 +95,7 @@ impl UserGateway {
         request: Request<Incoming>,
         record: &mut Record,
     ) -> Result<Answer, Refusal> {
-        let (head, incoming) = request.into_parts();
+        let (mut head, incoming) = request.into_parts();
         let route = route(&head.method, &path(&head.uri), &head.headers).map_err(|error| Refusal::route(&error))?;
         let shape = route.shape;
         if head.version < Version::HTTP_11 {
@@ -103,22 +114,30 @@ impl UserGateway {
             let unknown = || Refusal::new(shape, ErrorCode::ModelUnknown);
             return models::answer(&self.roster, &route).map(Answer::Ours).ok_or_else(unknown);
         }
+        let consumer = head.extensions.remove::<OnUpgrade>();
+        let is_handshake = |candidate: &Candidate| candidate.endpoint.body() == BodyKind::WebSocket;
+        if let Some(first) = route.candidates.iter().find(|candidate| is_handshake(candidate)) {
+            let refused = |code, message: String| Refusal::with_message(shape, code, message).closing();
+            upgrade_of(&head.headers).map_err(|error| refused(error.code(), error.to_string()))?;
+            let consumer = consumer.ok_or_else(|| Refusal::new(shape, ErrorCode::UpgradeExpected).closing())?;
+            let model = model_of_query(first.endpoint, head.uri.query());
+            record.summary.model = model.map_err(|error| refused(error.code(), error.to_string()))?;
+            let call = Call::new(call, &route, &head, BodyLength::Upgrade, record.summary.model.clone());
+            let answered = Attempts::new(self, call, None, record).run().await?;
+            if answered.head.status != StatusCode::SWITCHING_PROTOCOLS {
+                return Ok(Answer::Relayed(answered));
+            }
+            return Ok(Answer::Switched(answered, consumer));
+        }
         let body = body_length(&head.headers, self.config.consumer.request_body_bytes_max);
         let body = body.map_err(|code| Refusal::new(shape, code).closing())?;
-        let is_handshake = |candidate: &Candidate| candidate.endpoint.body() == BodyKind::WebSocket;
-        if route.candidates.iter().any(is_handshake) {
-            let why = "realtime is not served here yet".to_owned();
-            return Err(Refusal::with_message(shape, ErrorCode::EndpointUnknown, why));
-        }
         let scan = RequestScan::for_candidates(&route.candidates, head.headers.get(header::CONTENT_TYPE));
         let scan = scan.map_err(|error| Refusal::scan(shape, &error).closing())?;
         let upload = self.hold(incoming, scan, shape).await?;
-        let model = upload.scan().model().map(str::to_owned);
-        record.summary.model.clone_from(&model);
+        record.summary.model = upload.scan().model().map(str::to_owned);
         record.summary.request_bytes = upload.bytes();
-        let model = model.as_deref();
-        let call = Call { id: call, route: &route, model, query: head.uri.query(), headers: &head.headers, body };
-        Attempts::new(self, call, upload, record).run().await.map(Answer::Relayed)
+        let call = Call::new(call, &route, &head, body, record.summary.model.clone());
+        Attempts::new(self, call, Some(upload), record).run().await.map(Answer::Relayed)
     }
 
     fn check_head(&self, head: &http::request::Parts, shape: ErrorShape) -> Result<(), Refusal> {
@@ -172,6 +191,8 @@ impl UserGateway {
 enum Answer {
     Ours(Bytes),
     Relayed(Answered),
+    /// The vendor agreed to a WebSocket on the consumer's connection.
+    Switched(Answered, OnUpgrade),
 }
 
 fn ours(body: Bytes, mut record: Record) -> Response<AnswerBody> {

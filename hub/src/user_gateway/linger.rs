@@ -20,6 +20,8 @@ use hyper::rt::Write;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
+use super::connection::Connection;
+
 /// How long what still comes is read and thrown away.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -31,6 +33,7 @@ const PIECE_BYTES: usize = 8 * 1024;
 /// A connection whose shutdown reads on until the consumer has closed too.
 pub(super) struct Lingering<T> {
     io: T,
+    connection: Connection,
     ending: Option<Ending>,
 }
 
@@ -41,8 +44,8 @@ struct Ending {
 }
 
 impl<T> Lingering<T> {
-    pub(super) fn new(io: T) -> Self {
-        Self { io, ending: None }
+    pub(super) fn new(io: T, connection: Connection) -> Self {
+        Self { io, connection, ending: None }
     }
 }
 
@@ -75,6 +78,10 @@ impl<T: Read + Write + Unpin> Write for Lingering<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.connection.is_tunnel() {
+            // The other direction may go on, and is read by whoever carries it.
+            return Pin::new(&mut this.io).poll_shutdown(cx);
+        }
         if this.ending.is_none() {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
         }

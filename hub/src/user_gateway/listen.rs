@@ -25,9 +25,9 @@ use tracing::debug;
 use tracing::warn;
 
 use super::UserGateway;
+use super::connection::Connection;
 use super::linger::Lingering;
 use super::repoll::Repolled;
-use super::writes::Flushed;
 use super::writes::Watched;
 
 /// Headers in one request that hyper parses; more are a bare 431. Far more than we take, so
@@ -100,11 +100,10 @@ async fn accept_loop(gateway: Arc<UserGateway>, listener: TcpListener, tls: Opti
         };
         match accepted {
             Ok((stream, _)) => {
-                let serving = connection(gateway.clone(), stream, tls.clone());
-                gateway.tasks.spawn("consumer", async move {
-                    serving.await;
-                    drop(place);
-                });
+                // The semaphore is never closed.
+                let Ok(place) = place else { return };
+                let connection = Connection::new(place);
+                gateway.tasks.spawn("consumer", serve(gateway.clone(), stream, tls.clone(), connection));
             }
             Err(error) => {
                 // Out of file descriptors, mostly: accepting again at once would spin.
@@ -115,23 +114,23 @@ async fn accept_loop(gateway: Arc<UserGateway>, listener: TcpListener, tls: Opti
     }
 }
 
-async fn connection(gateway: Arc<UserGateway>, stream: TcpStream, tls: Option<ConsumerTls>) {
+async fn serve(gateway: Arc<UserGateway>, stream: TcpStream, tls: Option<ConsumerTls>, connection: Connection) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "a consumer left at once: {error}");
         return;
     }
     let Some(tls) = tls else {
-        return serve_http(gateway, stream).await;
+        return serve_http(gateway, stream, connection).await;
     };
     let deadline = gateway.config.consumer.request_idle_timeout();
     match tokio::time::timeout(deadline, TlsAcceptor::from(tls.config).accept(stream)).await {
-        Ok(Ok(stream)) => serve_http(gateway, stream).await,
+        Ok(Ok(stream)) => serve_http(gateway, stream, connection).await,
         Ok(Err(error)) => debug!(%error, "a consumer's TLS handshake failed: {error}"),
         Err(_) => debug!("a consumer's TLS handshake took too long"),
     }
 }
 
-async fn serve_http<S>(gateway: Arc<UserGateway>, stream: S)
+async fn serve_http<S>(gateway: Arc<UserGateway>, stream: S, connection: Connection)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -140,25 +139,26 @@ where
     let consumer = &gateway.config.consumer;
     let idle = consumer.request_idle_timeout();
     let head_bytes_hard_max = hard_head_bound(consumer.request_head_bytes_max);
-    let flushed = Flushed::default();
-    let io = Watched::new(Lingering::new(TokioIo::new(stream)), flushed.clone(), consumer.response_stall_timeout());
+    let watched = Watched::new(TokioIo::new(stream), connection.clone(), consumer.response_stall_timeout());
+    let io = Lingering::new(watched, connection.clone());
     let service = service_fn(move |request| {
-        let (gateway, flushed) = (gateway.clone(), flushed.clone());
-        async move { Ok::<_, Infallible>(gateway.answer(request, flushed).await) }
+        let (gateway, connection) = (gateway.clone(), connection.clone());
+        async move { Ok::<_, Infallible>(gateway.answer(request, connection).await) }
     });
-    let connection = http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
         .max_buf_size(head_bytes_hard_max)
         .max_headers(HEADERS_PARSED_MAX)
-        .serve_connection(io, service);
-    let mut connection = std::pin::pin!(connection);
+        .serve_connection(io, service)
+        .with_upgrades();
+    let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
-        ended = Repolled::new(connection.as_mut()) => ended,
+        ended = Repolled::new(serving.as_mut()) => ended,
         () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
+            serving.as_mut().graceful_shutdown();
             tokio::select! {
-                ended = Repolled::new(connection.as_mut()) => ended,
+                ended = Repolled::new(serving.as_mut()) => ended,
                 () = stopping.cancelled() => return,
             }
         }

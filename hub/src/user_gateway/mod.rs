@@ -6,11 +6,13 @@
 mod attempt;
 mod body;
 mod call;
+mod connection;
 mod held;
 mod linger;
 mod listen;
 mod models;
 mod placing;
+mod realtime;
 mod refusal;
 mod repoll;
 mod request;

@@ -90,7 +90,7 @@ fn resolve(gateway: &UserGateway, call: &Call<'_>) -> Result<Candidate, Unplaced
         return Err(Unplaced { refusal, expected: false });
     }
     let listed = |provider: Provider, model: &str| gateway.roster.lists(provider, model);
-    route.resolve(call.model, listed).map_err(|error| {
+    route.resolve(call.model.as_deref(), listed).map_err(|error| {
         // Whose model it is may be known as soon as somebody lists it.
         let mut providers = route.candidates.iter().map(|candidate| candidate.endpoint.provider());
         let expected = providers.any(|provider| gateway.roster.expects(provider));
@@ -99,7 +99,7 @@ fn resolve(gateway: &UserGateway, call: &Call<'_>) -> Result<Candidate, Unplaced
 }
 
 fn choose(gateway: &UserGateway, call: &Call<'_>, candidate: &Candidate, tried: &[Seat]) -> Option<Seat> {
-    let model = candidate.parameter.as_deref().or(call.model);
+    let model = candidate.parameter.as_deref().or(call.model.as_deref());
     let resource = call.route.azure_resource.as_deref();
     let wanted = Wanted { provider: candidate.endpoint.provider(), resource, model, tried };
     let seat = gateway.dispatch.choose(&gateway.roster, wanted)?;

@@ -28,8 +28,8 @@ use tracing::info;
 use super::CallSummary;
 use super::Outcome;
 use super::UserGateway;
+use super::connection::Connection;
 use super::upload::Upload;
-use super::writes::Flushed;
 
 /// The response broke off; the consumer's connection is cut so that it shows.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub(super) struct Truncated(pub(super) AbortReason);
 pub(super) struct Relayed {
     stream: LinkStream,
     upload: Option<Box<Upload>>,
-    flushed: Flushed,
+    connection: Connection,
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     record: Record,
@@ -61,11 +61,11 @@ impl Relayed {
     pub(super) fn new(
         stream: LinkStream,
         upload: Option<Box<Upload>>,
-        flushed: Flushed,
+        connection: Connection,
         idle: Duration,
         record: Record,
     ) -> Self {
-        Self { stream, upload, flushed, idle, timer: None, record, phase: Phase::Flowing, left: None }
+        Self { stream, upload, connection, idle, timer: None, record, phase: Phase::Flowing, left: None }
     }
 
     /// The head goes out now.
@@ -93,7 +93,8 @@ impl Relayed {
             match self.phase {
                 Phase::Over => return Poll::Ready(None),
                 Phase::Breaking(reason, flushes) => {
-                    let gone = self.flushed.poll_since(flushes, cx).is_ready() || self.poll_silence(cx).is_ready();
+                    let gone =
+                        self.connection.poll_flushed_since(flushes, cx).is_ready() || self.poll_silence(cx).is_ready();
                     if !gone {
                         return Poll::Pending;
                     }
@@ -116,7 +117,7 @@ impl Relayed {
                         Incoming::Aborted(abort) => {
                             self.record.summary.outcome = Outcome::Aborted;
                             self.record.aborted_for = Some(abort.reason);
-                            self.phase = Phase::Breaking(abort.reason, self.flushed.times());
+                            self.phase = Phase::Breaking(abort.reason, self.connection.flushes());
                         }
                         Incoming::Pending => return Poll::Pending,
                     }

@@ -1,4 +1,4 @@
-//! Watches a connection's writes. Knows when everything that was handed to it has left the
+//! Watches a connection's writes. Tells when everything that was handed to it has left the
 //! process: hyper drops what it has buffered when a body fails, so a body that is about to
 //! fail waits for this. And gives a consumer up that takes nothing for too long.
 //!
@@ -7,56 +7,29 @@
 use std::io;
 use std::io::IoSlice;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use hyper::rt::Read;
 use hyper::rt::ReadBufCursor;
 use hyper::rt::Write;
 use tokio::time::Sleep;
 
-/// Counts the times a connection was flushed to its end.
-#[derive(Clone, Default)]
-pub(super) struct Flushed {
-    shared: Arc<Shared>,
-}
+use super::connection::Connection;
 
-#[derive(Default)]
-struct Shared {
-    times: AtomicU64,
-    waker: AtomicWaker,
-}
-
-impl Flushed {
-    /// How often so far.
-    pub(super) fn times(&self) -> u64 {
-        self.shared.times.load(Ordering::Acquire)
-    }
-
-    /// Ready when it happened again since there were `times`.
-    pub(super) fn poll_since(&self, times: u64, cx: &Context<'_>) -> Poll<()> {
-        self.shared.waker.register(cx.waker());
-        if self.times() > times { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
-/// A connection that tells [`Flushed`] and does not wait for ever.
+/// A socket that tells its [`Connection`] and does not wait for ever.
 pub(super) struct Watched<T> {
     io: T,
-    flushed: Flushed,
+    connection: Connection,
     stall_max: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T> Watched<T> {
-    pub(super) fn new(io: T, flushed: Flushed, stall_max: Duration) -> Self {
-        Self { io, flushed, stall_max, stalled: None }
+    pub(super) fn new(io: T, connection: Connection, stall_max: Duration) -> Self {
+        Self { io, connection, stall_max, stalled: None }
     }
 
     /// Passes a write's outcome on; one that waits too long fails.
@@ -87,8 +60,7 @@ impl<T: Write + Unpin> Write for Watched<T> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
         if flushed.is_ready() {
-            self.flushed.shared.times.fetch_add(1, Ordering::Release);
-            self.flushed.shared.waker.wake();
+            self.connection.was_flushed();
         }
         self.watch(flushed, cx)
     }

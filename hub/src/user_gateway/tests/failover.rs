@@ -2,8 +2,6 @@
 //!
 //! Invariant: a consumer sees one attempt only, and no more than one is alive at a time.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
@@ -13,6 +11,7 @@ use super::scene::Scene;
 use super::scene::aborted;
 use super::scene::answer;
 use super::scene::head;
+use super::scene::next_call;
 use crate::config::Config;
 use crate::user_gateway::Outcome;
 
@@ -252,11 +251,4 @@ async fn refuse_first(agents: &mut [Agent; 2], reason: AbortReason) -> usize {
     let (at, stream) = next_call(agents).await;
     stream.abort(Abort::new(reason));
     at
-}
-
-/// The next call of any agent.
-async fn next_call(agents: &mut [Agent]) -> (usize, keyhaven_daemon::link::LinkStream) {
-    let calls = agents.iter_mut().enumerate().map(|(at, agent)| Box::pin(async move { (at, agent.call().await.1) }));
-    let next = futures_util::future::select_all(calls);
-    tokio::time::timeout(Duration::from_secs(20), next).await.unwrap().0
 }

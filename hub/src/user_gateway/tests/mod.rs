@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod failover;
 #[cfg(test)]
+mod realtime;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod waiting;

@@ -171,6 +171,17 @@ impl Scene {
         Consumer { socket: TcpStream::connect(self.consumer).await.unwrap(), came: Vec::new() }
     }
 
+    /// A consumer that asks for a WebSocket.
+    pub(super) async fn ask_realtime(&self) -> Consumer {
+        let mut consumer = self.connect().await;
+        let head = format!(
+            "GET /v1/realtime?model=gpt-realtime HTTP/1.1\r\nhost: hub\r\nauthorization: Bearer {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-extensions: permessage-deflate\r\n\r\n",
+            self.key
+        );
+        consumer.send(head.as_bytes()).await;
+        consumer
+    }
+
     /// A consumer that has sent a whole chat completion.
     pub(super) async fn ask(&self, body: &str) -> Consumer {
         let mut consumer = self.connect().await;
@@ -289,6 +300,12 @@ pub(super) async fn read_all(stream: &LinkStream) -> (Vec<u8>, Option<Abort>) {
 
 pub(super) async fn aborted(stream: &LinkStream) -> AbortReason {
     tokio::time::timeout(PATIENCE, stream.aborted()).await.unwrap().reason
+}
+
+/// The next call of any agent.
+pub(super) async fn next_call(agents: &mut [Agent]) -> (usize, LinkStream) {
+    let calls = agents.iter_mut().enumerate().map(|(at, agent)| Box::pin(async move { (at, agent.call().await.1) }));
+    futures_util::future::select_all(calls).await.0
 }
 
 /// Looks again and again, giving everybody else a turn in between.

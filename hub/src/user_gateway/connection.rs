@@ -1,0 +1,65 @@
+//! What the calls of one consumer's connection share with it.
+//!
+//! Invariant: the connection's place is free only when the last of them is done with it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// One consumer's connection, seen from its calls and from its socket.
+#[derive(Clone)]
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    flushes: AtomicU64,
+    waker: AtomicWaker,
+    is_tunnel: AtomicBool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    pub(super) fn new(place: OwnedSemaphorePermit) -> Self {
+        let shared = Shared {
+            flushes: AtomicU64::new(0),
+            waker: AtomicWaker::new(),
+            is_tunnel: AtomicBool::new(false),
+            _place: place,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// How often it was flushed to its end so far.
+    pub(super) fn flushes(&self) -> u64 {
+        self.shared.flushes.load(Ordering::Acquire)
+    }
+
+    /// Ready when it was flushed again since there were so many.
+    pub(super) fn poll_flushed_since(&self, flushes: u64, cx: &Context<'_>) -> Poll<()> {
+        self.shared.waker.register(cx.waker());
+        if self.flushes() > flushes { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Everything that was handed to it has left the process.
+    pub(super) fn was_flushed(&self) {
+        self.shared.flushes.fetch_add(1, Ordering::Release);
+        self.shared.waker.wake();
+    }
+
+    /// From now on it carries a WebSocket's bytes: each side ends by itself.
+    pub(super) fn becomes_a_tunnel(&self) {
+        self.shared.is_tunnel.store(true, Ordering::Release);
+    }
+
+    /// Whether it carries a WebSocket's bytes.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.shared.is_tunnel.load(Ordering::Acquire)
+    }
+}

@@ -51,13 +51,16 @@ pub struct Consumer {
     pub tls_certificate_file: Option<PathBuf>,
     /// PEM private key for HTTPS; needs `tls_certificate_file`. Default: null, plain HTTP.
     pub tls_key_file: Option<PathBuf>,
-    /// Bytes of one request's body. Default: 67108864 (64 MiB).
+    /// Bytes of one request's body. Bodies pass in pieces, so that a large one costs no
+    /// memory; vendors take up to 16 images of 50 MB at once. Default: 1073741824 (1 GiB).
     pub request_body_bytes_max: u64,
     /// Bytes of one request's line and headers. Default: 65536 (64 KiB).
     pub request_head_bytes_max: u64,
     /// Bytes of bodies that all calls together hold back for the scan.
     /// Default: 268435456 (256 MiB).
     pub held_body_bytes_max: u64,
+    /// Bytes of one body that may come before its `model`. Default: 67108864 (64 MiB).
+    pub held_body_bytes_per_call_max: u64,
     /// Seconds without a byte after which a request that is still arriving, or
     /// an idle connection, is given up. Default: 60.
     pub request_idle_timeout_s: u64,
@@ -151,9 +154,10 @@ impl Default for Consumer {
             listen: loopback(9000),
             tls_certificate_file: None,
             tls_key_file: None,
-            request_body_bytes_max: 64 << 20,
+            request_body_bytes_max: 1 << 30,
             request_head_bytes_max: 64 << 10,
             held_body_bytes_max: 256 << 20,
+            held_body_bytes_per_call_max: 64 << 20,
             request_idle_timeout_s: 60,
             response_stall_timeout_s: 300,
             connections_max: 10_000,

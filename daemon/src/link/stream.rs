@@ -93,6 +93,18 @@ impl LinkStream {
         }
     }
 
+    /// Waits until the end of what was sent has left, at a hub that has the whole response;
+    /// a stream that is dropped before that is aborted.
+    pub fn poll_sent_all(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let (shared, id) = self.parts();
+        let mut state = shared.lock();
+        if state.link.has_sent_all(id) {
+            return Poll::Ready(());
+        }
+        keep(state.wakers.entry(id).or_default().writer.get_or_insert_with(|| cx.waker().clone()), cx);
+        Poll::Pending
+    }
+
     /// Waits for the vendor's response head.
     ///
     /// # Errors

@@ -97,6 +97,22 @@ async fn a_call_that_is_dropped_is_aborted_at_the_other_end() {
 }
 
 #[tokio::test]
+async fn what_outlives_the_response_can_be_waited_for() {
+    let mut pair = Pair::new().await;
+    let call = pair.hub.open(&open()).unwrap();
+    let served = pair.opened.recv().await.unwrap();
+    served.respond(head(), Bytes::new(), true).unwrap();
+    assert_eq!(call.head().await, Ok(head()));
+    assert_eq!(read_all(&call).await, (Vec::new(), None));
+
+    call.send_last(Bytes::from_static(b"last words"), Bytes::new()).unwrap();
+    std::future::poll_fn(|cx| call.poll_sent_all(cx)).await;
+    drop(call);
+
+    assert_eq!(read_all(&served).await, (b"last words".to_vec(), None));
+}
+
+#[tokio::test]
 async fn calls_on_a_connection_that_breaks_are_told_and_new_ones_are_refused() {
     let mut pair = Pair::new();
     let call = pair.hub.open(&open()).unwrap();

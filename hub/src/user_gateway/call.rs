@@ -50,6 +50,7 @@ use super::refusal::Refusal;
 use super::request::RequestBody;
 use super::response::Record;
 use super::response::Relayed;
+use super::upload::Bounds;
 use super::upload::HoldError;
 use super::upload::Upload;
 
@@ -162,8 +163,19 @@ impl UserGateway {
     async fn hold(&self, incoming: Incoming, scan: RequestScan, shape: ErrorShape) -> Result<Box<Upload>, Refusal> {
         let consumer = &self.config.consumer;
         let body = RequestBody::new(incoming, scan, consumer.request_body_bytes_max, consumer.request_idle_timeout());
-        let replayed = self.config.calls.replayed_body_bytes;
-        Upload::hold(body, self.held.share(), replayed).await.map_err(|error| match error {
+        let bounds = Bounds {
+            held_bytes_max: consumer.held_body_bytes_per_call_max,
+            replayed_bytes_max: self.config.calls.replayed_body_bytes,
+        };
+        Upload::hold(body, self.held.share(), bounds).await.map_err(|error| match error {
+            HoldError::ModelTooLate => {
+                let why = format!(
+                    "{}: `model` is not among the first {} bytes; send it before files and messages",
+                    ErrorCode::RequestTooLarge.cause(),
+                    bounds.held_bytes_max
+                );
+                Refusal::with_message(shape, ErrorCode::RequestTooLarge, why).closing()
+            }
             HoldError::Full => Refusal::new(shape, ErrorCode::HubBusy).closing(),
             HoldError::Request(error) => error.refusal(shape),
         })

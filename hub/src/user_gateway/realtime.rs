@@ -168,7 +168,8 @@ impl Session {
             result?;
             self.end(|session| &mut session.downstream);
         }
-        if self.upstream == Direction::Ended && self.downstream == Direction::Ended {
+        let ended = self.upstream == Direction::Ended && self.downstream == Direction::Ended;
+        if ended && self.stream.poll_sent_all(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
         self.poll_silence(cx).map(|()| Err(Broken::Here(AbortReason::VendorTimeout)))

@@ -37,8 +37,19 @@ const REPLAYED_PIECES_MAX: usize = 1024;
 pub(super) enum HoldError {
     /// All calls together hold back as much as they may.
     Full,
+    /// Too much came before the model.
+    ModelTooLate,
     /// The request itself.
     Request(RequestError),
+}
+
+/// What is kept of one body.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// Bytes that may come before the model.
+    pub(super) held_bytes_max: u64,
+    /// Bytes that are kept for another attempt.
+    pub(super) replayed_bytes_max: u64,
 }
 
 /// A body being passed on.
@@ -49,8 +60,7 @@ pub(super) struct Upload {
     small: BytesMut,
     /// How many of `pieces` the stream of this attempt was given.
     given: usize,
-    /// The most bytes that are kept for another attempt.
-    replayed_bytes_max: u64,
+    bounds: Bounds,
     replayable: bool,
     /// The body ended and the scan agreed to it.
     complete: bool,
@@ -63,17 +73,13 @@ pub(super) struct Upload {
 impl Upload {
     /// Reads until the scan has seen the model or the body ends, and then what is there
     /// already, so that a small request leaves in one message.
-    pub(super) async fn hold(
-        body: RequestBody,
-        share: HeldShare,
-        replayed_bytes_max: u64,
-    ) -> Result<Box<Self>, HoldError> {
+    pub(super) async fn hold(body: RequestBody, share: HeldShare, bounds: Bounds) -> Result<Box<Self>, HoldError> {
         let mut upload = Box::new(Self {
             body,
             pieces: VecDeque::new(),
             small: BytesMut::new(),
             given: 0,
-            replayed_bytes_max,
+            bounds,
             replayable: true,
             complete: false,
             over: false,
@@ -100,7 +106,7 @@ impl Upload {
             }
         }
         upload.gather();
-        upload.replayable = upload.body.bytes() <= replayed_bytes_max && upload.share.grow_for_copies(0);
+        upload.replayable = upload.body.bytes() <= bounds.replayed_bytes_max && upload.share.grow_for_copies(0);
         Ok(upload)
     }
 
@@ -211,7 +217,7 @@ impl Upload {
 
     fn keep(&mut self, piece: Bytes) {
         if self.replayable {
-            let fits = self.body.bytes() <= self.replayed_bytes_max && self.pieces.len() < REPLAYED_PIECES_MAX;
+            let fits = self.body.bytes() <= self.bounds.replayed_bytes_max && self.pieces.len() < REPLAYED_PIECES_MAX;
             if !(fits && self.share.grow_for_copies(piece.len() as u64)) {
                 self.settle();
             }
@@ -220,6 +226,9 @@ impl Upload {
     }
 
     fn hold_back(&mut self, piece: Bytes) -> Result<(), HoldError> {
+        if self.body.bytes() > self.bounds.held_bytes_max && self.scan().model().is_none() {
+            return Err(HoldError::ModelTooLate);
+        }
         if !self.share.grow(piece.len() as u64) {
             return Err(HoldError::Full);
         }

@@ -234,6 +234,13 @@ impl Link {
         Ok(OUTBOX_BYTES_MAX.saturating_sub(stream.outbox.bytes()))
     }
 
+    /// Whether nothing of the sending half waits: its END is on the wire, or it was aborted. A
+    /// hub that has the whole response waits for [`Event::Writable`] until then.
+    pub fn has_sent_all(&self, id: StreamId) -> bool {
+        let sending = self.streams.get(&id).map(|stream| &stream.sending);
+        sending.is_none_or(|sending| matches!(sending, Sending::Ended | Sending::AbortQueued(_) | Sending::Aborted))
+    }
+
     /// Queues body bytes. The caller keeps to [`Link::send_capacity`], but one piece may exceed it.
     ///
     /// # Errors

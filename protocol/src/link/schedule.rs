@@ -21,6 +21,7 @@ use super::Event;
 use super::Link;
 use super::Micros;
 use super::OUTBOX_BYTES_MAX;
+use super::Receiving;
 use super::Sending;
 use super::Side;
 use super::stream::DataQueue;
@@ -278,6 +279,10 @@ impl Link {
                 Sending::EndQueued(trailers) => {
                     put_frame(out, FrameKind::End, id, trailers);
                     stream.sending = Sending::Ended;
+                    // Who has the whole response may wait for the end of what it sent.
+                    if self.side == Side::Hub && stream.receiving != Receiving::Open {
+                        self.events.push_back(Event::Writable(id));
+                    }
                 }
                 Sending::FailQueued(abort) => {
                     put_frame(out, FrameKind::Abort, id, &abort.encode());

@@ -9,4 +9,6 @@ mod realtime;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
+mod uploads;
+#[cfg(test)]
 mod waiting;

@@ -98,7 +98,7 @@ async fn a_call_that_is_dropped_is_aborted_at_the_other_end() {
 
 #[tokio::test]
 async fn what_outlives_the_response_can_be_waited_for() {
-    let mut pair = Pair::new().await;
+    let mut pair = Pair::new();
     let call = pair.hub.open(&open()).unwrap();
     let served = pair.opened.recv().await.unwrap();
     served.respond(head(), Bytes::new(), true).unwrap();

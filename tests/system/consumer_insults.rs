@@ -413,7 +413,7 @@ async fn what_tells_of_the_consumer_or_the_way_stays_at_the_hub_and_the_rest_pas
         ("host", "evil.example"),
     ];
     let passed =
-        [("user-agent", "Kit/1"), ("x-note", "a, b"), ("X-Note", "c"), ("anthropic-beta", "b1"), ("accept", "*/*")];
+        [("user-agent", "Kit/1"), ("x-note", "a, b"), ("X-Note", "c"), ("anthropic-beta", "pdfs-2024-09-25"), ("accept", "*/*")];
 
     for form in Form::ALL {
         let case = format!("{form:?}");

@@ -11,6 +11,7 @@ use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::FrameKind;
+use keyhaven_protocol::provider::Provider;
 use keyhaven_protocol::provider::endpoint::Endpoint;
 use keyhaven_protocol::provider::headers::AuthForm;
 use keyhaven_protocol::provider::headers::HANDSHAKE_PASSED;
@@ -19,6 +20,22 @@ use keyhaven_protocol::provider::headers::RESPONSE_DROPPED;
 use keyhaven_protocol::provider::headers::Rule;
 use keyhaven_protocol::provider::headers::SUBPROTOCOLS_DROPPED;
 use keyhaven_protocol::provider::native_error::status_of;
+use keyhaven_protocol::provider::policy::beta::ANTHROPIC_BETAS;
+use keyhaven_protocol::provider::policy::beta::OPENAI_BETAS;
+use keyhaven_protocol::provider::policy::field::Class;
+use keyhaven_protocol::provider::policy::field::Takes;
+use keyhaven_protocol::provider::policy::form::Form;
+use keyhaven_protocol::provider::policy::kind::ANTHROPIC_BLOCKS;
+use keyhaven_protocol::provider::policy::kind::ANTHROPIC_TOOLS;
+use keyhaven_protocol::provider::policy::kind::CHAT_TOOLS;
+use keyhaven_protocol::provider::policy::kind::ENVIRONMENTS;
+use keyhaven_protocol::provider::policy::kind::Kind;
+use keyhaven_protocol::provider::policy::kind::RESPONSE_ITEMS;
+use keyhaven_protocol::provider::policy::kind::RESPONSE_TOOLS;
+use keyhaven_protocol::provider::policy::kind::Verdict;
+use keyhaven_protocol::provider::policy::place::Marks;
+use keyhaven_protocol::provider::policy::place::REFERENCES;
+use keyhaven_protocol::provider::policy::query::parameters;
 
 use super::generated::check;
 use super::generated::code;
@@ -63,6 +80,32 @@ fn the_header_lists_are_the_ones_in_the_code() {
             .push(format!("docs/HEADERS.md:1: the header that the hub adds, {added}, is not both in the hub and here"));
     }
     report("docs/HEADERS.md is made from protocol/src/provider/headers.rs.", &findings);
+}
+
+#[test]
+fn the_lists_of_fields_are_the_ones_in_the_code() {
+    const PAGE: &str = "docs/FIELDS.md";
+    let mut findings = Vec::new();
+    for form in Form::ALL {
+        check(PAGE, &form.title().to_lowercase(), &field_table(*form), &mut findings);
+    }
+    for (name, kinds) in [
+        ("chat tools", CHAT_TOOLS),
+        ("response tools", RESPONSE_TOOLS),
+        ("message tools", ANTHROPIC_TOOLS),
+        ("response items", RESPONSE_ITEMS),
+        ("message blocks", ANTHROPIC_BLOCKS),
+        ("environments", ENVIRONMENTS),
+    ] {
+        check(PAGE, name, &kind_table(kinds), &mut findings);
+    }
+    let references = REFERENCES.iter().map(|(key, why)| [code(key), why.short().to_owned()]);
+    check(PAGE, "references", &table(["key", "because it"], references), &mut findings);
+    for (name, betas) in [("anthropic-beta", ANTHROPIC_BETAS), ("openai-beta", OPENAI_BETAS)] {
+        check(PAGE, name, &betas.iter().map(|beta| format!("- {}\n", code(beta))).collect::<String>(), &mut findings);
+    }
+    check(PAGE, "queries", &query_table(), &mut findings);
+    report("docs/FIELDS.md is made from protocol/src/provider/policy/.", &findings);
 }
 
 #[test]
@@ -176,6 +219,58 @@ fn error_table(block: impl Iterator<Item = ErrorCode>, with_status: bool) -> Str
 
 fn header_table(rules: &[Rule]) -> String {
     table(["header", "because it"], rules.iter().map(|rule| [code(rule.name), rule.reason.to_owned()]))
+}
+
+/// Fields in the order of the code: name, vendors, what it means, what it may be.
+fn field_table(form: Form) -> String {
+    let users = Endpoint::ALL.iter().filter(|endpoint| Form::of(**endpoint) == form);
+    let users: BTreeSet<Provider> = users.map(|endpoint| endpoint.provider()).collect();
+    let rows = form.fields().iter().filter_map(|field| {
+        let of: Vec<&str> = users.iter().filter(|it| field.vendors.has(**it)).map(|it| it.title()).collect();
+        let whose = if of.len() == users.len() { "all".to_owned() } else { of.join(", ") };
+        let meaning = match field.class {
+            Class::Free => "free".to_owned(),
+            Class::CostBearing(bound) => format!("costs: {}", bound.text()),
+            Class::Checked => "checked".to_owned(),
+            Class::Refused(why) => format!("**refused**: {}", why.short()),
+        };
+        let value = match field.takes {
+            Takes::Any(_) => String::new(),
+            Takes::Model => "a name, no fine-tuned model".to_owned(),
+            Takes::Stream => "`true`, `false`".to_owned(),
+            Takes::Text => "a string".to_owned(),
+            Takes::Whole(least, most) => format!("{least} to {most}"),
+            Takes::OneOf(list) => list.iter().map(code).collect::<Vec<_>>().join(", "),
+            Takes::False(_) => "`false`".to_owned(),
+            Takes::Nothing(_) => "nothing".to_owned(),
+        };
+        (!of.is_empty()).then(|| [code(field.name), whose, meaning, value])
+    });
+    table(["field", "vendors", "meaning", "value"], rows)
+}
+
+fn kind_table(kinds: &[Kind]) -> String {
+    let rows = kinds.iter().map(|kind| {
+        let verdict = match kind.verdict {
+            Verdict::Served(Marks::NONE) => "served".to_owned(),
+            Verdict::Served(marks) => format!("served with {} in it", code(marks.name().unwrap_or_default())),
+            Verdict::ServedWith(marks) => format!("served with {} in the body", code(marks.name().unwrap_or_default())),
+            Verdict::Refused(why) => format!("**refused**: {}", why.short()),
+        };
+        [code(kind.name), verdict]
+    });
+    table(["`type`", "is"], rows)
+}
+
+fn query_table() -> String {
+    let rows = Endpoint::ALL.iter().filter(|endpoint| !endpoint.served_by_hub()).filter_map(|endpoint| {
+        let takes = parameters(*endpoint);
+        let names = takes.iter().map(|it| format!("{}: {}", code(it.name), it.value.expected()));
+        let call = code(format!("{} {}", endpoint.method(), endpoint.template()));
+        let names = names.collect::<Vec<_>>().join("; ");
+        (!takes.is_empty()).then(|| [endpoint.provider().title().to_owned(), call, names])
+    });
+    table(["vendor", "method and path", "parameters"], rows)
 }
 
 fn endpoint_table() -> String {

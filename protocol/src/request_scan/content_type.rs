@@ -13,7 +13,7 @@ const BOUNDARY_BYTES_MAX: usize = 70;
 
 /// How a body is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum Reading {
     /// There is none.
     Nothing,
     /// As JSON.
@@ -22,17 +22,17 @@ pub(super) enum Form {
     Multipart(String),
 }
 
-/// The form that endpoint and content type agree on.
-pub(super) fn form(body: BodyKind, content_type: Option<&HeaderValue>) -> Result<Form, ScanError> {
-    let form = match (body, content_type) {
-        (BodyKind::Empty | BodyKind::WebSocket, _) => return Ok(Form::Nothing),
+/// The reading that endpoint and content type agree on.
+pub(super) fn reading(body: BodyKind, content_type: Option<&HeaderValue>) -> Result<Reading, ScanError> {
+    let read = match (body, content_type) {
+        (BodyKind::Empty | BodyKind::WebSocket, _) => return Ok(Reading::Nothing),
         (_, Some(content_type)) => parse(content_type)?,
         // curl and hand-made clients leave it out, and vendors then assume JSON.
-        (_, None) => Form::Json,
+        (_, None) => Reading::Json,
     };
-    let expected = match (body, &form) {
-        (BodyKind::Json | BodyKind::JsonOrMultipart, Form::Json) => return Ok(form),
-        (BodyKind::Multipart | BodyKind::JsonOrMultipart, Form::Multipart(_)) => return Ok(form),
+    let expected = match (body, &read) {
+        (BodyKind::Json | BodyKind::JsonOrMultipart, Reading::Json) => return Ok(read),
+        (BodyKind::Multipart | BodyKind::JsonOrMultipart, Reading::Multipart(_)) => return Ok(read),
         (BodyKind::Multipart, _) => "`multipart/form-data; boundary=...`",
         (BodyKind::JsonOrMultipart, _) => "`application/json` or `multipart/form-data; boundary=...`",
         (BodyKind::Json | BodyKind::Empty | BodyKind::WebSocket, _) => "`application/json`",
@@ -40,7 +40,7 @@ pub(super) fn form(body: BodyKind, content_type: Option<&HeaderValue>) -> Result
     Err(ScanError::ContentType { expected })
 }
 
-fn parse(content_type: &HeaderValue) -> Result<Form, ScanError> {
+fn parse(content_type: &HeaderValue) -> Result<Reading, ScanError> {
     let malformed = || ScanError::Malformed { what: "the `content-type` header" };
     let text = content_type.to_str().map_err(|_| malformed())?;
     let (kind, params) = text.split_once(';').unwrap_or((text, ""));
@@ -48,14 +48,14 @@ fn parse(content_type: &HeaderValue) -> Result<Form, ScanError> {
     let kind = kind.trim().to_ascii_lowercase();
     if kind == "multipart/form-data" {
         let boundary = params.only("boundary").ok_or(ScanError::Boundary)?;
-        return is_boundary(boundary).then(|| Form::Multipart(boundary.to_owned())).ok_or(ScanError::Boundary);
+        return is_boundary(boundary).then(|| Reading::Multipart(boundary.to_owned())).ok_or(ScanError::Boundary);
     }
     if kind != "application/json" {
-        return Ok(Form::Nothing);
+        return Ok(Reading::Nothing);
     }
     // In another charset the same bytes are another text.
     let utf8 = params.iter().all(|(name, value)| name != "charset" || is_utf8(value));
-    utf8.then_some(Form::Json).ok_or(ScanError::ContentType { expected: "`application/json` in UTF-8" })
+    utf8.then_some(Reading::Json).ok_or(ScanError::ContentType { expected: "`application/json` in UTF-8" })
 }
 
 /// Whether a charset is UTF-8 or a part of it.
@@ -74,15 +74,15 @@ mod tests {
 
     #[test]
     fn the_content_type_says_how_the_body_is_read() {
-        let multipart = |boundary: &str| Ok(Form::Multipart(boundary.to_owned()));
+        let multipart = |boundary: &str| Ok(Reading::Multipart(boundary.to_owned()));
         for json in ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\""] {
-            assert_eq!(of(BodyKind::Json, json), Ok(Form::Json), "{json}");
-            assert_eq!(of(BodyKind::JsonOrMultipart, json), Ok(Form::Json), "{json}");
+            assert_eq!(of(BodyKind::Json, json), Ok(Reading::Json), "{json}");
+            assert_eq!(of(BodyKind::JsonOrMultipart, json), Ok(Reading::Json), "{json}");
         }
-        assert_eq!(form(BodyKind::Json, None), Ok(Form::Json));
+        assert_eq!(reading(BodyKind::Json, None), Ok(Reading::Json));
         assert_eq!(of(BodyKind::Multipart, "multipart/form-data; boundary=a-b"), multipart("a-b"));
         assert_eq!(of(BodyKind::JsonOrMultipart, "Multipart/Form-Data;boundary=\"a=b\""), multipart("a=b"));
-        assert_eq!(form(BodyKind::Empty, None), Ok(Form::Nothing));
+        assert_eq!(reading(BodyKind::Empty, None), Ok(Reading::Nothing));
     }
 
     #[test]
@@ -100,7 +100,7 @@ mod tests {
             let error = of(body, text).unwrap_err();
             assert!(matches!(error, ScanError::ContentType { .. }), "{text}: {error:?}");
         }
-        assert!(form(BodyKind::Multipart, None).is_err());
+        assert!(reading(BodyKind::Multipart, None).is_err());
     }
 
     #[test]
@@ -127,7 +127,7 @@ mod tests {
         }
     }
 
-    fn of(body: BodyKind, text: &str) -> Result<Form, ScanError> {
-        form(body, Some(&HeaderValue::from_str(text).unwrap()))
+    fn of(body: BodyKind, text: &str) -> Result<Reading, ScanError> {
+        reading(body, Some(&HeaderValue::from_str(text).unwrap()))
     }
 }

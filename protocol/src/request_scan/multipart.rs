@@ -113,6 +113,12 @@ impl MultipartScan {
         }
     }
 
+    /// What it keeps of the body.
+    #[cfg(test)]
+    pub(super) fn bytes_held(&self) -> usize {
+        self.delimiter.capacity() + self.head.capacity()
+    }
+
     /// Takes one or more bytes from the front of `rest`, whose first is `byte`; none, when
     /// it only ends what might have been a delimiter.
     fn step(

@@ -3,6 +3,11 @@
 //!
 //! Invariant: what no table names is refused, with a message that names it and the fix.
 
+pub mod beta;
+pub mod field;
+pub mod form;
+pub mod kind;
+pub mod place;
 pub mod query;
 
 use super::endpoint::Endpoint;
@@ -49,6 +54,14 @@ pub enum PolicyError {
     /// A model that belongs to the owner's account.
     #[error("{}", FINE_TUNED)]
     FineTuned,
+    /// A feature under test that is not on the list.
+    #[error("`{header}: {value}` is not passed on; leave it out (`docs/FIELDS.md` lists the values that are)")]
+    BetaUnknown {
+        /// The header.
+        header: &'static str,
+        /// The value, clipped.
+        value: String,
+    },
     /// Two content types: vendors differ in which one counts.
     #[error("the request carries two `content-type` headers; send one")]
     ContentTypeTwice,
@@ -62,7 +75,7 @@ impl PolicyError {
     /// The code that the consumer sees.
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::QueryUnknown { .. } | Self::FineTuned => ErrorCode::FieldRefused,
+            Self::QueryUnknown { .. } | Self::FineTuned | Self::BetaUnknown { .. } => ErrorCode::FieldRefused,
             Self::QueryMalformed
             | Self::QueryTwice { .. }
             | Self::QueryValue { .. }
@@ -81,7 +94,7 @@ pub fn check_head(endpoint: Endpoint, query: Option<&str>, headers: &HeaderMap) 
     if headers.get_all(CONTENT_TYPE).into_iter().nth(1).is_some() {
         return Err(PolicyError::ContentTypeTwice);
     }
-    Ok(())
+    beta::check(endpoint, headers)
 }
 
 /// The model of a call that names it in its query: realtime. `None` on other endpoints.

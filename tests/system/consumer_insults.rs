@@ -412,8 +412,13 @@ async fn what_tells_of_the_consumer_or_the_way_stays_at_the_hub_and_the_rest_pas
         ("keyhaven-call-id", "forged"),
         ("host", "evil.example"),
     ];
-    let passed =
-        [("user-agent", "Kit/1"), ("x-note", "a, b"), ("X-Note", "c"), ("anthropic-beta", "pdfs-2024-09-25"), ("accept", "*/*")];
+    let passed = [
+        ("user-agent", "Kit/1"),
+        ("x-note", "a, b"),
+        ("X-Note", "c"),
+        ("anthropic-beta", "pdfs-2024-09-25"),
+        ("accept", "*/*"),
+    ];
 
     for form in Form::ALL {
         let case = format!("{form:?}");

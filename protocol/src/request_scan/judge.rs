@@ -19,11 +19,16 @@ use crate::provider::policy::field::Vendors;
 use crate::provider::policy::form::Form;
 use crate::provider::policy::is_fine_tuned;
 use crate::provider::policy::kind::Verdict;
-use crate::provider::policy::place::ANY;
 use crate::provider::policy::place::KEY_BYTES_MAX;
 use crate::provider::policy::place::Marks;
 use crate::provider::policy::place::Place;
 use crate::provider::policy::place::Rule;
+
+/// The longest key that a rule knows.
+const KEY_LEN_MAX: u64 = 24;
+
+/// How deep bodies usually nest.
+const DEPTH_USUAL: usize = 8;
 
 /// The field that bounds calls of the vendor's own tools.
 const MAX_TOOL_CALLS: &str = "max_tool_calls";
@@ -101,7 +106,7 @@ impl Judge {
             meant,
             first,
             refusals: Vec::new(),
-            frames: Vec::new(),
+            frames: Vec::with_capacity(DEPTH_USUAL),
             next: Next::Any,
             seen: 0,
             given: 0,
@@ -184,10 +189,11 @@ impl Judge {
         if frame.place == Place::Root {
             return self.field(key);
         }
-        let rule = key.as_str().map_or(ANY, |key| frame.place.rule(key));
-        self.next = match key.as_str() {
-            Some(key) if rule != ANY => Next::Inner(rule, Name::new(key)),
-            Some(_) | None => Next::Any,
+        // What is longer than any key that means something need not be looked at.
+        let known = Some(key).filter(|key| key.len <= KEY_LEN_MAX).and_then(|key| key.as_str());
+        self.next = match known.and_then(|key| Some((frame.place.rule(key)?, key))) {
+            Some((rule, key)) => Next::Inner(rule, Name::new(key)),
+            None => Next::Any,
         };
         Ok(())
     }
@@ -195,7 +201,8 @@ impl Judge {
     /// A top-level key: it has a row for each vendor that takes it.
     fn field(&mut self, key: Text<'_>) -> Result<(), ScanError> {
         let fields = self.form.fields();
-        let Some(at) = fields.iter().position(|field| key.is(field.name)) else {
+        let name = key.as_str();
+        let Some(at) = fields.iter().position(|field| Some(field.name) == name) else {
             self.next = Next::Unknown;
             return self.refuse(Vendors::ALL, ScanError::UnknownField { name: shown(key.prefix) });
         };
@@ -211,13 +218,18 @@ impl Judge {
         }
         self.seen |= bit(at);
         let takers = rows.iter().fold(Vendors::NONE, |all, row| all.and(row.vendors));
-        let others = Vendors::ALL.without(takers);
+        let others = self.meant.without(takers);
+        if others.is_none() {
+            return Ok(());
+        }
         self.refuse(others, ScanError::UnknownField { name: name.to_owned() })
     }
 
     /// The value of a key; gives the place of what it holds.
     fn member(&mut self, event: &Event<'_>) -> Result<Place, ScanError> {
         match self.next {
+            // Inside the consumer's own JSON all is their own.
+            Next::Any if self.frames.last().is_some_and(|frame| frame.place == Place::Own) => Ok(Place::Own),
             Next::Any | Next::Unknown => Ok(Place::Plain),
             Next::Field(at) => self.field_value(at, event),
             Next::Inner(rule, name) => self.inner_value(rule, name, event),
@@ -274,7 +286,8 @@ impl Judge {
     fn kind(&mut self, name: Text<'_>) -> Result<(), ScanError> {
         let Some(frame) = self.frames.last_mut() else { return Ok(()) };
         let place = frame.place;
-        let Some(at) = place.kinds().iter().position(|kind| name.is(kind.name)) else {
+        let known = name.as_str();
+        let Some(at) = place.kinds().iter().position(|kind| Some(kind.name) == known) else {
             let name = shown(name.prefix);
             return self.refuse(Vendors::ALL, ScanError::UnknownKind { what: place.name(), name });
         };
@@ -394,7 +407,8 @@ impl Judge {
 }
 
 fn reference(key: &str) -> Result<(), ScanError> {
-    fits_text(Place::Plain.rule(key).takes, Some("")).map_err(|misfit| misfit.of(key))
+    let rule = Place::Plain.rule(key);
+    rule.map_or(Ok(()), |rule| fits_text(rule.takes, Some("")).map_err(|misfit| misfit.of(key)))
 }
 
 /// The rows of one name.

@@ -79,6 +79,8 @@ pub enum Bound {
     Input,
     /// The most tokens of output.
     Output,
+    /// Makes more of the output, within its bound.
+    Effort,
     /// Multiplies the output.
     Copies,
     /// The most calls of the vendor's own tools.
@@ -103,6 +105,7 @@ impl Bound {
         match self {
             Self::Input => "input; with media or URLs in it, the full context window",
             Self::Output => "the most tokens of output",
+            Self::Effort => "more output, within its bound",
             Self::Copies => "multiplies the output",
             Self::ToolCalls => "the most calls of the vendor's own tools",
             Self::Tools => "input; bounded server tools by the call",

@@ -144,12 +144,6 @@ pub struct Rule {
     pub mark: Marks,
 }
 
-/// The rule for keys that mean nothing.
-pub const ANY: Rule = at(Place::Plain);
-
-/// The rule for keys of the consumer's own JSON.
-const OWN: Rule = at(Place::Own);
-
 const fn rule(takes: Takes, mark: Marks) -> Rule {
     Rule { takes, is_kind: false, mark }
 }
@@ -186,24 +180,20 @@ pub const REFERENCES: &[(&str, Why)] = &[
 pub const KEY_BYTES_MAX: usize = 24;
 
 impl Place {
-    /// What this key of an object here asks of its value.
-    pub fn rule(self, key: &str) -> Rule {
-        if self == Self::Own {
-            return OWN;
+    /// What this key of an object here asks of its value; `None` when it means nothing,
+    /// and in the consumer's own JSON.
+    pub fn rule(self, key: &str) -> Option<Rule> {
+        if self == Self::Own || key.len() > KEY_BYTES_MAX {
+            return None;
         }
-        if key.len() > KEY_BYTES_MAX {
-            return ANY;
+        if key == "type" {
+            let kind = Rule { takes: Takes::Text, is_kind: true, mark: Marks::TYPE };
+            return Some(kind).filter(|_| !self.kinds().is_empty());
         }
-        if key == "type" && !self.kinds().is_empty() {
-            return Rule { takes: Takes::Text, is_kind: true, mark: Marks::TYPE };
-        }
-        if let Some(rule) = self.special(key) {
-            return rule;
-        }
-        match REFERENCES.iter().find(|(name, _)| *name == key) {
-            Some((_, why)) => rule(Takes::Nothing(*why), Marks::NONE),
-            None => ANY,
-        }
+        self.special(key).or_else(|| {
+            let (_, why) = REFERENCES.iter().find(|(name, _)| *name == key)?;
+            Some(rule(Takes::Nothing(*why), Marks::NONE))
+        })
     }
 
     /// Keys that mean something just here.
@@ -307,9 +297,9 @@ mod tests {
         for (key, why) in REFERENCES {
             assert!(key.len() <= KEY_BYTES_MAX, "{key}");
             for place in [Place::Plain, Place::Block, Place::Source, Place::Item, Place::Function, Place::ChatMessage] {
-                assert_eq!(place.rule(key).takes, Takes::Nothing(*why), "{place:?} {key}");
+                assert_eq!(place.rule(key).unwrap().takes, Takes::Nothing(*why), "{place:?} {key}");
             }
-            assert_eq!(Place::Own.rule(key), OWN);
+            assert_eq!(Place::Own.rule(key), None);
         }
     }
 

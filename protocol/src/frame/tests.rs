@@ -19,12 +19,16 @@ use crate::provider::Provider;
 use super::*;
 
 /// One frame of every kind, as it is on the wire, in `protocol/vectors/frames.hex`:
-/// a line `# comment`, then a line of hex, in the order of [`FrameKind::ALL`]; then the two
-/// frames that begin a WebSocket.
+/// a line `# comment`, then a line of hex, in the order of [`FrameKind::ALL`]; the two frames
+/// that begin a WebSocket in `protocol/vectors/upgrade.hex`.
 #[test]
 fn every_kind_of_frame_is_written_as_its_golden_vector() {
-    let golden = include_str!("../../vectors/frames.hex");
-    let golden: Vec<&str> = golden.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
+    let golden = [include_str!("../../vectors/frames.hex"), include_str!("../../vectors/upgrade.hex")];
+    let golden: Vec<&str> = golden
+        .iter()
+        .flat_map(|golden| golden.lines())
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .collect();
     let written: Vec<String> = samples()
         .into_iter()
         .chain(upgrade_samples())

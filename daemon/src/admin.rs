@@ -96,10 +96,31 @@ pub fn detached_metrics() -> PrometheusHandle {
     recorder().handle()
 }
 
+/// What `/metrics` says. Clones say the same.
+#[derive(Clone)]
+pub struct Metrics {
+    recorded: PrometheusHandle,
+    more: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+impl Metrics {
+    /// What was recorded.
+    pub fn new(recorded: PrometheusHandle) -> Self {
+        Self { recorded, more: Arc::new(String::new) }
+    }
+
+    /// And besides it what this makes at every question, in Prometheus' text format: series
+    /// that come and go, which a recorder would keep for ever.
+    #[must_use]
+    pub fn with(self, more: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self { more: Arc::new(more), ..self }
+    }
+}
+
 /// Serves `/livez`, `/readyz`, `/metrics` and `extra` until the tasks are told
 /// to stop. While they drain, the daemon is alive but not ready. Run it by
 /// `Tasks::spawn_until_stop`.
-pub async fn serve<R>(listener: TcpListener, extra: Router, ready: R, metrics: PrometheusHandle, tasks: &Tasks)
+pub async fn serve<R>(listener: TcpListener, extra: Router, ready: R, metrics: Metrics, tasks: &Tasks)
 where
     R: Fn() -> Readiness + Send + Sync + Clone + 'static,
 {
@@ -112,7 +133,7 @@ where
         tokio::select! {
             biased;
             () = stopping.cancelled() => return,
-            _ = fold.tick() => metrics.run_upkeep(),
+            _ = fold.tick() => metrics.recorded.run_upkeep(),
             (stream, place) = accept(&listener, &places) => {
                 tasks.spawn_until_stop("admin-connection", serve_one(stream, router.clone(), place, stopping.clone()));
             }
@@ -129,7 +150,7 @@ fn recorder() -> PrometheusRecorder {
     builder.expect("both lists of buckets have entries").build_recorder()
 }
 
-fn router<R>(extra: Router, ready: R, metrics: PrometheusHandle, draining: CancellationToken) -> Router
+fn router<R>(extra: Router, ready: R, metrics: Metrics, draining: CancellationToken) -> Router
 where
     R: Fn() -> Readiness + Send + Sync + Clone + 'static,
 {
@@ -152,8 +173,9 @@ fn readyz(readiness: &Readiness) -> Response {
     (status, Json(body)).into_response()
 }
 
-async fn render_metrics(State(metrics): State<PrometheusHandle>) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render()).into_response()
+async fn render_metrics(State(metrics): State<Metrics>) -> Response {
+    let text = metrics.recorded.render() + &(metrics.more)();
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// Takes the place before the connection: one that finds no place waits in the

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use keyhaven_daemon::admin;
+use keyhaven_daemon::admin::Metrics;
 use keyhaven_daemon::admin::Readiness;
 use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_daemon::failure::Failure;
@@ -87,7 +88,8 @@ impl Hub {
         let roster = hub.roster.clone();
         let agents =
             AgentGateway::new(config.clone(), hub.registry.clone(), directory.clone(), roster.clone(), tasks.clone());
-        agents.map_err(|error| Failure::new(ErrorCode::ConfigInvalid, error.to_string()))?.serve(tunnel_listener);
+        let agents = agents.map_err(|error| Failure::new(ErrorCode::ConfigInvalid, error.to_string()))?;
+        agents.serve(tunnel_listener);
         let users = UserGateway::new(config.clone(), directory, roster.clone(), hub.calls.clone(), tasks.clone());
         users.serve(consumer_listener, tls);
         let consumer_url = config.consumer_url();
@@ -105,6 +107,7 @@ impl Hub {
             if roster.is_empty() { Readiness::not_ready("no agent is linked") } else { Readiness::ready() }
         };
         tasks.spawn_until_stop("admin", async move {
+            let metrics = Metrics::new(metrics).with(move || agents.metrics());
             admin::serve(admin_listener, routes, ready, metrics, &admin_tasks).await
         });
         info!("consumers at {consumer_url}, agents at {}, admin at http://{}", hub.tunnel, hub.admin);

@@ -100,6 +100,9 @@ pub struct Admin {
     /// IP address and port; without authentication, so keep it on loopback.
     /// Default: `127.0.0.1:9020`.
     pub listen: SocketAddr,
+    /// Agents that have series of their own in `/metrics`; the others share one.
+    /// Default: 100.
+    pub link_series_max: u32,
 }
 
 /// How long and how often one call may try.
@@ -132,6 +135,12 @@ pub struct Calls {
 pub struct Limits {
     /// Calls at once on one link. Default: 4096.
     pub link_streams_max: u32,
+    /// New calls a second on one link, on average; more are refused, each by itself.
+    /// Default: 50000.
+    pub link_opens_per_second_max: u32,
+    /// Calls a second that either side breaks off on one link, on average; above it, new
+    /// ones are refused. Default: 5000.
+    pub link_resets_per_second_max: u32,
     /// Bytes that agents of all links together may have sent, or may still send, without
     /// a consumer having read them; above it, new credit is small. Default: 536870912 (512 MiB).
     pub link_bytes_max: u64,
@@ -180,7 +189,7 @@ impl Default for Tunnel {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: loopback(9020) }
+        Self { listen: loopback(9020), link_series_max: 100 }
     }
 }
 
@@ -200,7 +209,12 @@ impl Default for Calls {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { link_streams_max: 4096, link_bytes_max: 512 << 20 }
+        Self {
+            link_streams_max: 4096,
+            link_opens_per_second_max: 50_000,
+            link_resets_per_second_max: 5000,
+            link_bytes_max: 512 << 20,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `/v1/status`: what a running hub says of itself to its own command line.
+//! `/v1/status` and `/v1/links`: what a running hub says of itself to its own command line.
 //!
 //! Invariant: ids, names and counts; never a key, a prompt or a consumer's address.
 
@@ -9,9 +9,11 @@ use axum::Json;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::agent_gateway::Figures;
 use crate::agent_gateway::LiveLink;
 use crate::agent_gateway::Roster;
 use crate::agent_gateway::Seat;
@@ -33,9 +35,9 @@ pub struct About {
     pub users: Arc<UserGateway>,
 }
 
-/// The route, for the admin listener.
+/// The routes, for the admin listener.
 pub fn routes(about: About) -> Router {
-    Router::new().route("/v1/status", get(status)).with_state(Arc::new(about))
+    Router::new().route("/v1/status", get(status)).route("/v1/links", get(links)).with_state(Arc::new(about))
 }
 
 async fn status(State(about): State<Arc<About>>) -> Json<Value> {
@@ -53,26 +55,51 @@ async fn status(State(about): State<Arc<About>>) -> Json<Value> {
     }))
 }
 
+/// The links alone, without what they offer: for those who ask often.
+async fn links(State(about): State<Arc<About>>) -> Json<Value> {
+    let links = about.roster.links_up();
+    let links = links.iter().map(|link| Value::Object(link_row(link)));
+    Json(json!({ "schema": "keyhaven/links/v1", "links": links.collect::<Vec<_>>() }))
+}
+
 fn link_status(link: &LiveLink, seats: &[Seat]) -> Value {
     let offers = seats.iter().map(
         |seat| json!({ "provider": seat.provider, "resource": seat.resource.as_deref(), "models": seat.models.len() }),
     );
-    let offers: Vec<Value> = offers.collect();
+    let mut row = link_row(link);
+    row.insert("egress".to_owned(), json!(link.egress));
+    row.insert("offers".to_owned(), offers.collect());
+    Value::Object(row)
+}
+
+fn link_row(link: &LiveLink) -> Map<String, Value> {
     let stats = link.handle.stats();
-    json!({
+    let figures = Figures::of(&stats);
+    let state = match (link.accepts(), link.handle.is_open()) {
+        (true, true) => "open",
+        (false, true) => "drained",
+        (true | false, false) => "leaving",
+    };
+    let row = json!({
         "agent_id": link.agent,
         "name": link.name,
         "link_id": link.number,
         "linked_unix_ms": link.linked_unix_ms,
-        "egress": link.egress,
-        "rtt_us": stats.rtt_micros,
-        "streams": stats.streams,
-        "calls": stats.counters.opened,
-        "data_sent_bytes": stats.counters.data_sent_bytes,
-        "data_received_bytes": stats.counters.data_received_bytes,
-        "aborts_sent": stats.counters.aborts_sent.total(),
-        "aborts_received": stats.counters.aborts_received.total(),
-        "credit_stalls": stats.counters.credit_stalls,
-        "offers": offers,
-    })
+        "state": state,
+        "rtt_us": figures.rtt_micros,
+        "queue_us": figures.queue_micros,
+        "queue_us_max": stats.counters.queue_delay.max_micros,
+        "streams": figures.streams,
+        "calls": figures.calls,
+        "data_sent_bytes": figures.sent_bytes,
+        "data_received_bytes": figures.received_bytes,
+        "credit_stalls": figures.credit_stalls,
+        "aborts_sent": figures.aborts_sent.values().sum::<u64>(),
+        "aborts_received": figures.aborts_received.values().sum::<u64>(),
+        "aborts": { "sent": figures.aborts_sent, "received": figures.aborts_received },
+    });
+    match row {
+        Value::Object(row) => row,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
+    }
 }

@@ -255,6 +255,9 @@ error_codes! {
     UsageInvalid = 5011, Usage, false,
         "the command was called wrongly",
         "see --help";
+    DrainUnfinished = 5012, Failure, true,
+        "the agent still has calls under way",
+        "ask again with a longer --wait; it is given no new calls meanwhile";
     Internal = 5999, Failure, true,
         "something happened that should not",
         "report it with the log of that moment";

@@ -80,6 +80,7 @@ async fn answers_with_json_are_one_object_with_a_schema() -> Result<()> {
         (&["key", "revoke", "web", "--yes"], "api-key"),
         (&["agent", "list"], "agents"),
         (&["agent", "show", "office"], "agent"),
+        (&["agent", "top", "--once"], "agent-top"),
         (&["agent", "invite", "--again", "office"], "invitation"),
         (&["agent", "drain", "office"], "agent-state"),
         (&["agent", "drain", "office", "--undo"], "agent-state"),

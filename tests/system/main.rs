@@ -2,11 +2,13 @@
 //!
 //! Invariant: nothing here is timed; what is asserted is what happened.
 
+mod agent_top;
 mod client_suite;
 mod command_line;
 mod consumer_framing;
 mod consumer_insults;
 mod consumer_routing;
+mod drain;
 mod enrolment;
 mod failover;
 mod fake_agent;

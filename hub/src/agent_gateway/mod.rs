@@ -8,6 +8,7 @@ mod accept;
 mod handshake;
 mod health;
 mod index;
+mod insight;
 mod live_link;
 mod model_list;
 mod roster;
@@ -40,6 +41,7 @@ pub use health::SeatOutcome;
 pub use index::Fit;
 pub use index::Glance;
 pub use index::Needs;
+pub use insight::Figures;
 pub use live_link::Entering;
 pub use live_link::LiveLink;
 pub use model_list::ModelList;
@@ -86,12 +88,18 @@ impl AgentGateway {
         Ok(Arc::new(Self { roster, directory, registry, tls, config, tasks, handshakes, limits, sightings }))
     }
 
+    /// What links did and do, in Prometheus' text format.
+    pub fn metrics(&self) -> String {
+        let series_max = usize::try_from(self.config.admin.link_series_max).unwrap_or(usize::MAX);
+        self.roster.metrics(series_max, self.limits.budget.committed_bytes())
+    }
+
     /// Accepts links until the hub drains, and keeps the roster to what the operator says.
     pub fn serve(self: &Arc<Self>, listener: TcpListener) {
         self.tasks.spawn("tunnel-listener", accept::accept_loop(self.clone(), listener));
         self.tasks.spawn_until_stop("tunnel-orders", follow_orders(self.clone()));
         let gateway = self.clone();
-        self.tasks.spawn("agents-seen", async move {
+        self.tasks.spawn_until_stop("agents-seen", async move {
             gateway.sightings.write_down(&gateway.registry.store, gateway.tasks.stopping()).await;
         });
     }
@@ -154,6 +162,8 @@ fn limits(config: &Config) -> Limits {
     Limits {
         streams_max: usize::try_from(limits.link_streams_max).unwrap_or(usize::MAX),
         budget: Budget::new(usize::try_from(limits.link_bytes_max).unwrap_or(usize::MAX)),
+        opens_per_second: limits.link_opens_per_second_max,
+        resets_per_second: limits.link_resets_per_second_max,
         ..Limits::default()
     }
 }

@@ -29,6 +29,7 @@ use super::absences::Absences;
 use super::index::Glance;
 use super::index::Needs;
 use super::index::VendorIndex;
+use super::insight::Insight;
 use super::live_link::Entering;
 use super::live_link::LiveLink;
 use super::model_list::ModelLists;
@@ -54,6 +55,7 @@ pub struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.roster.remove(&self.link);
+        self.roster.shared.insight.ended(&self.link);
         gauge!("keyhaven_agent_gateway_links").decrement(1.0);
     }
 }
@@ -77,6 +79,7 @@ struct Shared {
     vendors: HashMap<Provider, RwLock<VendorIndex>>,
     absences: Mutex<Absences>,
     lists: ModelLists,
+    insight: Insight,
     last_number: AtomicU64,
     changed: watch::Sender<u64>,
 }
@@ -114,6 +117,7 @@ impl Default for Shared {
             vendors: vendors.collect(),
             absences: Mutex::new(Absences::new(Instant::now())),
             lists: ModelLists::default(),
+            insight: Insight::default(),
             last_number: AtomicU64::default(),
             changed: watch::Sender::new(0),
         }
@@ -195,6 +199,7 @@ impl Roster {
     /// Ties a link's place to the task that drives it.
     pub fn hold(&self, link: Arc<LiveLink>) -> Entered {
         gauge!("keyhaven_agent_gateway_links").increment(1.0);
+        self.shared.insight.began(&link);
         Entered { roster: self.clone(), link }
     }
 
@@ -274,6 +279,15 @@ impl Roster {
     /// Every live link.
     pub fn links(&self) -> Vec<Arc<LiveLink>> {
         self.lock().live.values().map(|live| live.link.clone()).collect()
+    }
+
+    /// Every link that is up, the oldest first; those too that another one has replaced.
+    pub fn links_up(&self) -> Vec<Arc<LiveLink>> {
+        self.shared.insight.links()
+    }
+
+    pub(super) fn metrics(&self, series_max: usize, committed_bytes: usize) -> String {
+        self.shared.insight.metrics(series_max, committed_bytes)
     }
 
     /// Every live link with what it offers, whether or not calls may go there now.

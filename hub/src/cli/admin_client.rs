@@ -28,9 +28,21 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// # Errors
 /// [`ErrorCode::NotRunning`] if something else, or a hub in trouble, answers.
 pub(super) async fn status(admin: SocketAddr) -> Result<Option<Value>, Failure> {
+    ask(admin, "/v1/status").await
+}
+
+/// Its links alone, with their numbers.
+///
+/// # Errors
+/// As [`status`].
+pub(super) async fn links(admin: SocketAddr) -> Result<Option<Value>, Failure> {
+    ask(admin, "/v1/links").await
+}
+
+async fn ask(admin: SocketAddr, path: &str) -> Result<Option<Value>, Failure> {
     let strange = |detail: String| {
         Failure::new(ErrorCode::NotRunning, detail)
-            .at(format!("http://{admin}/v1/status"))
+            .at(format!("http://{admin}{path}"))
             .fix("check that admin.listen is this hub's and not another program's")
     };
     let Ok(connected) = tokio::time::timeout(ANSWER_TIME_MAX, TcpStream::connect(admin)).await else {
@@ -39,16 +51,16 @@ pub(super) async fn status(admin: SocketAddr) -> Result<Option<Value>, Failure> 
     let Ok(stream) = connected else {
         return Ok(None);
     };
-    match tokio::time::timeout(ANSWER_TIME_MAX, get(stream, admin)).await {
+    match tokio::time::timeout(ANSWER_TIME_MAX, get(stream, admin, path)).await {
         Ok(Ok(value)) => Ok(Some(value)),
         Ok(Err(detail)) => Err(strange(detail)),
         Err(_) => Err(strange("no answer in time".to_owned())),
     }
 }
 
-async fn get(stream: TcpStream, admin: SocketAddr) -> Result<Value, String> {
+async fn get(stream: TcpStream, admin: SocketAddr, path: &str) -> Result<Value, String> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    let request = Request::get("/v1/status")
+    let request = Request::get(path)
         .header(HOST, admin.to_string())
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;

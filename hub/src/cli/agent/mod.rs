@@ -1,9 +1,12 @@
 //! `agent`: invitations, and what became of them.
 //!
-//! Invariant: these commands change the database only; the running hub follows.
+//! Invariant: what these commands change, they change in the database only; the running hub follows.
 
 mod invite;
+mod top;
 mod view;
+
+use std::time::Duration;
 
 use clap::Args;
 use clap::Subcommand;
@@ -12,16 +15,25 @@ use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::AgentId;
 
+use tokio::time::Instant;
+
+use super::admin_client;
 use super::confirm::Consent;
+use super::status;
+use super::text;
 use crate::config::Config;
 use crate::registry::Registry;
 use crate::store::agents::Agent;
 use crate::store::agents::AgentState;
 use invite::InviteArgs;
+use top::TopArgs;
 use view::AgentView;
 use view::Listed;
 use view::Live;
 use view::Shown;
+
+/// How often a hub is asked whether an agent has finished.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AgentCommand {
@@ -34,16 +46,24 @@ pub(super) enum AgentCommand {
         /// The agent's id or name.
         agent: String,
     },
+    /// Watch what the linked agents do.
+    Top(TopArgs),
     /// Give an agent no new calls; it finishes those it has.
-    Drain {
-        /// The agent's id or name.
-        agent: String,
-        /// Give it calls again.
-        #[arg(long)]
-        undo: bool,
-    },
+    Drain(DrainArgs),
     /// Cut an agent off, for good.
     Revoke(RevokeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    /// The agent's id or name.
+    agent: String,
+    /// Give it calls again.
+    #[arg(long)]
+    undo: bool,
+    /// Return when it has finished, or after so long: 30s, 10m.
+    #[arg(long, value_name = "DURATION", value_parser = text::duration, conflicts_with = "undo")]
+    wait: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -55,12 +75,16 @@ pub(super) struct RevokeArgs {
 }
 
 pub(super) async fn run(output: Output, config: &Config, command: AgentCommand) -> anyhow::Result<()> {
+    if let AgentCommand::Top(args) = command {
+        return top::run(output, config, args).await;
+    }
     let registry = super::open(config).await?;
     let done = match command {
+        AgentCommand::Top(_) => Ok(()),
         AgentCommand::Invite(args) => invite::invite(output, config, &registry, args).await,
         AgentCommand::List => list(output, config, &registry).await,
         AgentCommand::Show { agent } => show(output, config, &registry, &agent).await,
-        AgentCommand::Drain { agent, undo } => drain(output, &registry, &agent, undo).await,
+        AgentCommand::Drain(args) => drain(output, config, &registry, args).await,
         AgentCommand::Revoke(args) => revoke(output, &registry, args).await,
     };
     registry.store.close().await;
@@ -84,9 +108,9 @@ async fn show(output: Output, config: &Config, registry: &Registry, wanted: &str
     Ok(())
 }
 
-async fn drain(output: Output, registry: &Registry, wanted: &str, undo: bool) -> anyhow::Result<()> {
-    let agent = find(registry, wanted).await?;
-    let (goal, changed) = if undo {
+async fn drain(output: Output, config: &Config, registry: &Registry, args: DrainArgs) -> anyhow::Result<()> {
+    let agent = find(registry, &args.agent).await?;
+    let (goal, changed) = if args.undo {
         (AgentState::Active, registry.store.undrain_agent(agent.id).await)
     } else {
         (AgentState::Draining, registry.store.drain_agent(agent.id).await)
@@ -102,7 +126,30 @@ async fn drain(output: Output, registry: &Registry, wanted: &str, undo: bool) ->
     if !changed {
         output.note("it was so before; nothing was done");
     }
+    if let Some(patience) = args.wait {
+        until_idle(output, config, &agent, patience).await?;
+    }
     emit_state(output, &agent)
+}
+
+/// Returns when the running hub gives the agent no more calls and none is under way.
+async fn until_idle(output: Output, config: &Config, agent: &Agent, patience: Duration) -> Result<(), Failure> {
+    let id = agent.id.to_string();
+    let began = Instant::now();
+    loop {
+        let answer = admin_client::links(config.admin.listen).await?.unwrap_or_default();
+        let mut links = status::links(&answer).filter(|link| link["agent_id"].as_str() == Some(&id));
+        let busy = links.find(|link| link["state"] == "open" || link["streams"] != 0);
+        let Some(busy) = busy else {
+            output.note("it has no call under way");
+            return Ok(());
+        };
+        if began.elapsed() >= patience {
+            let detail = format!("{} still has {} calls under way", agent.name, busy["streams"]);
+            return Err(Failure::new(ErrorCode::DrainUnfinished, detail));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 async fn revoke(output: Output, registry: &Registry, args: RevokeArgs) -> anyhow::Result<()> {
@@ -161,12 +208,14 @@ mod tests {
         let output = Output::new(false);
         registry.invite(Some("office"), "h:1", INVITATION_TTL, 0).await.unwrap();
 
-        let drained = drain(output, &registry, "office", false).await.unwrap_err();
+        let config = Config::default();
+        let args = |undo| DrainArgs { agent: "office".to_owned(), undo, wait: None };
+        let drained = drain(output, &config, &registry, args(false)).await.unwrap_err();
 
         assert!(drained.to_string().contains("office is invited"), "{drained}");
         let agent = find(&registry, "office").await.unwrap();
         registry.store.revoke_agent(agent.id).await.unwrap();
-        assert!(drain(output, &registry, "office", true).await.is_err());
+        assert!(drain(output, &config, &registry, args(true)).await.is_err());
     }
 
     async fn registry() -> (tempfile::TempDir, Registry) {

@@ -25,7 +25,7 @@ const ROUNDS_MIN: usize = 3;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_fails_while_two_agents_drain_in_turn() -> Result<()> {
-    let scene = Scene::build().await?;
+    let scene = Scene::build_as(|site| Ok(site.set("calls.agent_wait_s", "30"))).await?;
     let other = AgentSite::new(&scene.dir.path().join("other"));
     other.join(&scene.site.invite("other").await?).await?;
     other.add_keys(&scene.upstream).await?;
@@ -58,20 +58,25 @@ async fn no_call_fails_while_two_agents_drain_in_turn() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_fails_while_the_only_agent_is_restarted() -> Result<()> {
-    let mut scene = Scene::build().await?;
+    let mut scene = Scene::build_as(|site| Ok(site.set("calls.agent_wait_s", "30"))).await?;
 
     let crowd = Crowd::begin(&scene.chat(), scene.hub.consumer);
     let mut rounds = 0;
     while !crowd.is_done() || rounds < ROUNDS_MIN {
         let some_more = crowd.answered() + CALLERS;
-        eventually("calls between two restarts", || async { Ok((crowd.answered() >= some_more || crowd.is_done()).then_some(())) })
-            .await?;
+        eventually("calls between two restarts", || async {
+            Ok((crowd.answered() >= some_more || crowd.is_done()).then_some(()))
+        })
+        .await?;
         scene.agent_process.terminate()?;
         scene.agent_process.wait(PATIENCE).await?;
         scene.agent_process = scene.agent.start_before(&scene.upstream)?;
         eventually("the agent's link", || async {
             let links = scene.site.links().await?;
-            Ok(links.iter().any(|link| link["state"] == "open" && link["offers"] != serde_json::json!([])).then_some(()))
+            Ok(links
+                .iter()
+                .any(|link| link["state"] == "open" && link["offers"] != serde_json::json!([]))
+                .then_some(()))
         })
         .await?;
         rounds += 1;

@@ -314,7 +314,8 @@ mod tests {
         both.add(&one);
         let mut text = String::new();
 
-        Family { name: "aborts_total", kind: "counter", samples: aborts }.write(&mut text, &[("a=\"b\"".to_owned(), both)]);
+        Family { name: "aborts_total", kind: "counter", samples: aborts }
+            .write(&mut text, &[("a=\"b\"".to_owned(), both)]);
 
         let sent = r#"aborts_total{a="b",direction="sent",reason="consumer_gone"} 4"#;
         let received = r#"aborts_total{a="b",direction="received",reason="busy"} 1"#;

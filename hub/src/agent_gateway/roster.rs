@@ -68,7 +68,7 @@ pub struct FoughtOver {
 }
 
 /// All live links. Clones share them.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Roster {
     shared: Arc<Shared>,
 }
@@ -109,13 +109,19 @@ struct OfferFrame<'a> {
     models: Option<&'a RawValue>,
 }
 
-impl Default for Shared {
+impl Default for Roster {
     fn default() -> Self {
+        Self::begun_at(Instant::now())
+    }
+}
+
+impl Shared {
+    fn begun_at(now: Instant) -> Self {
         let vendors = Provider::ALL.iter().map(|provider| (*provider, RwLock::new(VendorIndex::new(*provider))));
         Self {
             links: Mutex::default(),
             vendors: vendors.collect(),
-            absences: Mutex::new(Absences::new(Instant::now())),
+            absences: Mutex::new(Absences::new(now)),
             lists: ModelLists::default(),
             insight: Insight::default(),
             last_number: AtomicU64::default(),
@@ -138,6 +144,10 @@ impl Roster {
     /// A roster without links.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    fn begun_at(now: Instant) -> Self {
+        Self { shared: Arc::new(Shared::begun_at(now)) }
     }
 
     /// Changes whenever an offer came or went: who found no seat looks again.
@@ -242,9 +252,6 @@ impl Roster {
         let Some(live) = links.live.get_mut(&link.agent).filter(|live| live.is_of(link)) else { return Ok(()) };
         let older = live.seats.iter().position(|seat| seat.vendor_key == offer.vendor_key);
         let older = older.map(|at| live.seats.swap_remove(at));
-        if let Some(older) = &older {
-            self.vendor_mut(older.provider).take_out(older);
-        }
         if live.seats.len() < OFFERS_MAX {
             let seat = Seat {
                 link: live.link.clone(),
@@ -253,12 +260,10 @@ impl Roster {
                 resource: offer.resource.map(|resource| resource.to_ascii_lowercase().into()),
                 models,
                 // A key that is offered anew has not got better by that.
-                state: older.map(|older| older.state).unwrap_or_default(),
+                state: older.as_ref().map(|older| older.state.clone()).unwrap_or_default(),
             };
             live.seats.push(seat.clone());
-            if live.takes_calls() {
-                self.place(seat);
-            }
+            self.replace(older.as_ref(), live.takes_calls().then_some(seat));
         }
         drop(links);
         self.tell_change();
@@ -345,21 +350,36 @@ impl Roster {
         self.take_out(&live.seats);
         change(live);
         if live.takes_calls() {
-            live.seats.iter().cloned().for_each(|seat| self.place(seat));
+            live.seats.iter().cloned().for_each(|seat| self.replace(None, Some(seat)));
         }
         drop(links);
         self.tell_change();
     }
 
-    fn place(&self, seat: Seat) {
-        self.absences().came(seat.provider, seat.link.agent);
-        self.vendor_mut(seat.provider).place(seat);
+    /// One seat instead of another: whoever looks finds the one or the other, if they are the
+    /// same vendor's.
+    fn replace(&self, older: Option<&Seat>, seat: Option<Seat>) {
+        let to = seat.as_ref().map(|seat| seat.provider);
+        if let Some(older) = older.filter(|older| Some(older.provider) != to) {
+            self.vendor_mut(older.provider).take_out(older);
+        }
+        let Some(seat) = seat else { return };
+        let (provider, agent) = (seat.provider, seat.link.agent);
+        let mut vendor = self.vendor_mut(provider);
+        if let Some(older) = older.filter(|older| older.provider == provider) {
+            vendor.take_out(older);
+        }
+        vendor.place(seat);
+        // While the vendor is locked: who finds no seat and asks next is told the truth.
+        self.absences().came(provider, agent);
     }
 
     /// Takes seats out because their agent goes; it is expected back.
     fn take_out(&self, seats: &[Seat]) {
         for seat in seats {
-            if self.vendor_mut(seat.provider).take_out(seat) {
+            let mut vendor = self.vendor_mut(seat.provider);
+            if vendor.take_out(seat) {
+                // While the vendor is locked, as above.
                 self.absences().left(seat.provider, seat.link.agent, Instant::now());
             }
         }

@@ -3,6 +3,7 @@
 //! Invariant: a call is given only to an open link whose offer fits vendor and resource.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use keyhaven_protocol::provider::Provider;
 use metrics::counter;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::agent_gateway::Fit;
 use crate::agent_gateway::Glance;
+use crate::agent_gateway::LiveLink;
 use crate::agent_gateway::Needs;
 use crate::agent_gateway::Roster;
 use crate::agent_gateway::Seat;
@@ -49,7 +51,10 @@ impl Dispatch {
     /// cools down is the last choice of its kind: a call whose seats all cool down has one
     /// try, where it ends first.
     pub fn choose(&self, roster: &Roster, wanted: Wanted<'_>) -> Option<Seat> {
-        search(roster, wanted, Instant::now()).found()
+        let mut search = search(roster, wanted, Instant::now());
+        // Their own tasks will say so too, a moment later; until then they would look like offers.
+        search.gone.drain(..).for_each(|link| roster.leave(&link));
+        search.found()
     }
 
     /// Learns from what became of a call at a seat: whoever gave the call to the seat that
@@ -92,13 +97,15 @@ struct Search<'a> {
     best: Option<(usize, Seat)>,
     /// The seat that stops cooling down first.
     coolest: Option<(Instant, Seat)>,
+    /// Links that were met and take no calls any more.
+    gone: Vec<Arc<LiveLink>>,
     compared: usize,
     looked_at: usize,
 }
 
 impl<'a> Search<'a> {
     const fn new(wanted: Wanted<'a>, now: Instant) -> Self {
-        Self { wanted, now, fit: Fit::Lists, best: None, coolest: None, compared: 0, looked_at: 0 }
+        Self { wanted, now, fit: Fit::Lists, best: None, coolest: None, gone: Vec::new(), compared: 0, looked_at: 0 }
     }
 
     fn found(self) -> Option<Seat> {
@@ -127,7 +134,11 @@ impl<'a> Search<'a> {
     }
 
     fn judge(&mut self, seat: &Seat) {
-        if self.wanted.tried.iter().any(|tried| tried.is(seat)) || !seat.link.is_open() {
+        if !seat.link.handle.is_open() {
+            self.gone.push(seat.link.clone());
+            return;
+        }
+        if self.wanted.tried.iter().any(|tried| tried.is(seat)) || !seat.link.accepts() {
             return;
         }
         if let Some(until) = seat.cool_until(self.wanted.model, self.now) {
@@ -148,7 +159,6 @@ impl<'a> Search<'a> {
 mod tests {
     use std::collections::HashMap;
     use std::collections::HashSet;
-    use std::sync::Arc;
     use std::time::Duration;
 
     use http::HeaderMap;
@@ -168,7 +178,6 @@ mod tests {
 
     use super::*;
     use crate::agent_gateway::Entering;
-    use crate::agent_gateway::LiveLink;
 
     const OPENAI: Wanted<'static> =
         Wanted { provider: Provider::OpenAi, resource: None, model: Some("gpt-5"), tried: &[] };
@@ -250,6 +259,7 @@ mod tests {
         assert!(Dispatch::new().choose(&roster, OPENAI).is_some());
         live.handle.retire();
         assert!(Dispatch::new().choose(&roster, OPENAI).is_none());
+        assert!(!roster.offers(Provider::OpenAi), "who met the drained link took it out");
     }
 
     #[test]

@@ -61,7 +61,12 @@ async fn place<T>(
     look: impl Fn() -> Result<T, Unplaced>,
 ) -> Result<T, Refusal> {
     let draining = gateway.tasks.draining();
-    let placed = match look() {
+    let mut first = look();
+    if first.as_ref().is_err_and(|unplaced| !unplaced.expected) {
+        // Who was expected may have come between the two questions.
+        first = look();
+    }
+    let placed = match first {
         Err(unplaced) if unplaced.expected => gateway.waiting.until(gateway.roster.changed(), &draining, look).await,
         placed => placed,
     };

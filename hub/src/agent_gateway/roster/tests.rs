@@ -2,6 +2,8 @@
 //!
 //! Invariant: nothing here looks inside the index.
 
+use std::sync::atomic::AtomicBool;
+
 use keyhaven_daemon::link::LinkHandle;
 use keyhaven_protocol::frame::Egress;
 use keyhaven_protocol::frame::Offer;
@@ -13,6 +15,7 @@ use keyhaven_protocol::link::Side;
 use super::*;
 use crate::agent_gateway::Fit;
 use crate::agent_gateway::SeatOutcome;
+use crate::agent_gateway::absences::EXPECTED_FOR;
 
 #[test]
 fn a_newer_link_fences_the_older_and_its_offers() {
@@ -246,6 +249,38 @@ fn the_index_of_many_agents_is_equal_to_looking_at_all_of_them() {
         assert_eq!(others.len(), open.len(), "every seat is shown once");
         assert!(open.iter().all(|seat| others.iter().any(|shown| shown.is(seat))));
     }
+}
+
+/// Whoever finds no seat and then asks whether one is expected is told the truth, however the
+/// agent comes, goes and offers anew in between.
+#[test]
+fn an_agent_is_on_offer_or_expected_at_every_moment() {
+    // A roster that began long ago expects nobody for its beginning.
+    let roster = Roster::begun_at(Instant::now().checked_sub(EXPECTED_FOR * 2).unwrap());
+    let link = enter(&roster, 1).unwrap();
+    offer_all(&roster, &link, offer(1));
+    let over = AtomicBool::new(false);
+
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut missed = 0;
+            while !over.load(Ordering::Relaxed) {
+                // As callers do: look, ask, look again.
+                let found = roster.offers(Provider::OpenAi) || roster.expects(Provider::OpenAi);
+                missed += u32::from(!found && !roster.offers(Provider::OpenAi));
+            }
+            missed
+        });
+        for round in 0..20_000_u64 {
+            match round % 4 {
+                0 => roster.accept_calls(&link, false),
+                1 => roster.accept_calls(&link, true),
+                _ => offer_all(&roster, &link, offer(1)),
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(looking.join().unwrap(), 0);
+    });
 }
 
 /// Enters a link of another copy each time.

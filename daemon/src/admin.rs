@@ -216,6 +216,7 @@ mod tests {
     use super::*;
     use std::net::SocketAddr;
     use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::AtomicU64;
     use std::sync::atomic::Ordering;
     use tokio::io::AsyncReadExt;
     use tokio::io::AsyncWriteExt;
@@ -260,10 +261,15 @@ mod tests {
             metrics::histogram!("keyhaven_test_wait_seconds").record(0.002);
             metrics::counter!("keyhaven_test_calls_total").increment(3);
         });
-        let (address, tasks) = start_with(Router::new(), Readiness::ready, handle).await;
+        let asked = AtomicU64::new(0);
+        let metrics = Metrics::new(handle)
+            .with(move || format!("keyhaven_test_asked_total {}\n", asked.fetch_add(1, Ordering::SeqCst)));
+        let (address, tasks) = start_with(Router::new(), Readiness::ready, metrics).await;
 
+        get(address, "/metrics").await;
         let text = get(address, "/metrics").await;
 
+        assert!(text.ends_with("keyhaven_test_asked_total 1\n"), "what comes and goes is asked for each time: {text}");
         assert!(text.contains("keyhaven_test_calls_total 3"), "{text}");
         assert!(text.contains(r#"keyhaven_test_wait_seconds_bucket{le="0.0025"} 1"#), "{text}");
         assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
@@ -299,10 +305,10 @@ mod tests {
     where
         R: Fn() -> Readiness + Send + Sync + Clone + 'static,
     {
-        start_with(extra, ready, detached_metrics()).await
+        start_with(extra, ready, Metrics::new(detached_metrics())).await
     }
 
-    async fn start_with<R>(extra: Router, ready: R, metrics: PrometheusHandle) -> (SocketAddr, Tasks)
+    async fn start_with<R>(extra: Router, ready: R, metrics: Metrics) -> (SocketAddr, Tasks)
     where
         R: Fn() -> Readiness + Send + Sync + Clone + 'static,
     {

@@ -20,6 +20,9 @@ use crate::wire::Observer;
 /// A request of which half is sent; more than any socket on the way holds back.
 const UPLOAD_BYTES: usize = 1024 * 1024;
 
+/// A hub withholds the last piece of a request until its scan agrees.
+const WITHHELD_BYTES: usize = 128 * 1024;
+
 /// In which phase of a call the consumer leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -100,7 +103,10 @@ async fn begin(observer: &mut Observer, peer: &Peer, phase: Phase, before: &Seen
             let body = Model::Json.request_body_of(UPLOAD_BYTES);
             let mut call = Call::with_request(TcpStream::connect(peer.addr).await?, wire::request(peer, &body));
             call.send_to(UPLOAD_BYTES / 2).await?;
-            arrived(observer, peer, After::Begun(before.begun)).await?;
+            // All but what may wait on the way for more to come, so that the figure is the
+            // cancel's and not the upload's.
+            let most = (UPLOAD_BYTES / 2 - WITHHELD_BYTES) as u64;
+            arrived(observer, peer, After::BodyBytes(before.body_bytes + most)).await?;
             Ok(call)
         }
     }

@@ -57,7 +57,7 @@ pub(crate) async fn agents(plan: &Plan, log_level: &str, output: Output, figures
         ended?;
     }
     let (name, failed) = (keyhaven.peer.name, tally.failed.load(Ordering::SeqCst));
-    figures.note("drain_agent_calls", name, tally.made.load(Ordering::SeqCst));
+    figures.note("drain_agent_calls", name, plan.drain_calls);
     figures.note("drain_agent_times", name, TIMES);
     figures.note("drain_agent_failed", name, failed);
     figures.note("drain_agent_slowest_ns", name, tally.slowest_ns.load(Ordering::SeqCst));

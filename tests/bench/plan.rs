@@ -70,8 +70,8 @@ pub(crate) struct Plan {
     pub(crate) drain_calls: u64,
     /// How long an idle agent is watched.
     pub(crate) idle: Duration,
-    /// Whether disturbed measurements are taken again.
-    pub(crate) repeats: bool,
+    /// How many disturbed measurements are taken again in the whole run.
+    pub(crate) repeats: u64,
 }
 
 impl Plan {
@@ -92,7 +92,7 @@ impl Plan {
             stalled: 1000,
             drain_calls: 20_000,
             idle: Duration::from_secs(30),
-            repeats: true,
+            repeats: 20,
         }
     }
 
@@ -104,7 +104,7 @@ impl Plan {
     /// To see that everything runs and that nothing is lost.
     pub(crate) fn quick() -> Self {
         Self {
-            rows: vec![Row::Load, Row::FirstByte, Row::Events, Row::Cancel],
+            rows: vec![Row::Load, Row::FirstByte, Row::Events, Row::Cancel, Row::Drain],
             rounds: 1,
             load: Duration::from_secs(1),
             serial_calls: 50,
@@ -118,7 +118,7 @@ impl Plan {
             stalled: 50,
             drain_calls: 5000,
             idle: Duration::from_secs(5),
-            repeats: false,
+            repeats: 0,
         }
     }
 

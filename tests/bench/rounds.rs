@@ -91,7 +91,7 @@ async fn undisturbed(street: &Street, plan: &Plan, what: What<'_>, figures: &mut
             }
         };
         let disturbed = spent.others_percent() > OTHERS_PERCENT_MAX;
-        let again = disturbed && attempt < REPEATS_MAX && plan.repeats;
+        let again = disturbed && attempt < REPEATS_MAX && figures.disturbances().0 < plan.repeats;
         if disturbed {
             figures.note_disturbance(again);
         }

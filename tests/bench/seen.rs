@@ -1,4 +1,4 @@
-//! What the upstream has seen: calls that began, that were read, and answers that were dropped.
+//! What the upstream has seen: bytes and calls that were read, and answers that were dropped.
 //!
 //! Invariant: the counters only rise, and who waits for one to rise is woken when it does.
 
@@ -17,8 +17,8 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// What the upstream has seen so far.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Seen {
-    /// Chat completions whose body began to arrive.
-    pub(crate) begun: u64,
+    /// Bytes of chat completions' bodies.
+    pub(crate) body_bytes: u64,
     /// Chat completions that were read to their end.
     pub(crate) calls: u64,
     /// Calls that ended before their end, on whatever side of it.
@@ -30,8 +30,8 @@ pub(crate) struct Seen {
 /// What to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum After {
-    /// More than so many begun calls.
-    Begun(u64),
+    /// More than so many bytes of bodies.
+    BodyBytes(u64),
     /// More than so many read calls.
     Calls(u64),
     /// More than so many drops.
@@ -48,7 +48,7 @@ impl After {
     /// As a query.
     pub(crate) fn to_query(self) -> String {
         match self {
-            Self::Begun(count) => format!("begun={count}"),
+            Self::BodyBytes(count) => format!("body_bytes={count}"),
             Self::Calls(count) => format!("calls={count}"),
             Self::Drops(count) => format!("drops={count}"),
         }
@@ -57,7 +57,7 @@ impl After {
     /// Whether that has come to pass.
     pub(crate) fn holds(self, seen: &Seen) -> bool {
         match self {
-            Self::Begun(count) => seen.begun > count,
+            Self::BodyBytes(count) => seen.body_bytes > count,
             Self::Calls(count) => seen.calls > count,
             Self::Drops(count) => seen.drops > count,
         }
@@ -67,7 +67,7 @@ impl After {
         let (name, count) = query.split_once('=')?;
         let count = count.parse().ok()?;
         match name {
-            "begun" => Some(Self::Begun(count)),
+            "body_bytes" => Some(Self::BodyBytes(count)),
             "calls" => Some(Self::Calls(count)),
             "drops" => Some(Self::Drops(count)),
             _ => None,
@@ -76,9 +76,9 @@ impl After {
 }
 
 impl Ledger {
-    /// A request's body begins.
-    pub(crate) fn began(&self) {
-        self.seen.send_modify(|seen| seen.begun += 1);
+    /// So much more of a request's body has come.
+    pub(crate) fn read(&self, bytes: usize) {
+        self.seen.send_modify(|seen| seen.body_bytes += bytes as u64);
     }
 
     /// A request was read to its end.

@@ -134,13 +134,9 @@ impl Upstream {
     /// The request's body; none if it broke off.
     async fn read(&self, mut body: Incoming) -> Option<Bytes> {
         let mut all = BytesMut::new();
-        let mut begun = false;
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.ok()?.into_data() else { continue };
-            if !begun {
-                begun = true;
-                self.ledger.began();
-            }
+            self.ledger.read(data.len());
             // The model stands at the beginning; megabytes are taken and not kept.
             if all.len() < Model::NAMED_WITHIN {
                 all.extend_from_slice(&data);

@@ -10,6 +10,7 @@ mod judge;
 mod multipart;
 mod params;
 mod part_head;
+mod session;
 mod value;
 
 use crate::json_scan::Event;
@@ -27,6 +28,7 @@ use multipart::MultipartScan;
 use multipart::PartEvent;
 
 pub use error::ScanError;
+pub use session::SessionScan;
 pub use value::MODEL_BYTES_MAX;
 
 /// The scan of one request's body.

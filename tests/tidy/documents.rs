@@ -32,6 +32,8 @@ use keyhaven_protocol::provider::policy::kind::ENVIRONMENTS;
 use keyhaven_protocol::provider::policy::kind::Kind;
 use keyhaven_protocol::provider::policy::kind::RESPONSE_ITEMS;
 use keyhaven_protocol::provider::policy::kind::RESPONSE_TOOLS;
+use keyhaven_protocol::provider::policy::kind::SESSION_ITEMS;
+use keyhaven_protocol::provider::policy::kind::SESSION_TOOLS;
 use keyhaven_protocol::provider::policy::kind::Verdict;
 use keyhaven_protocol::provider::policy::place::Marks;
 use keyhaven_protocol::provider::policy::place::REFERENCES;
@@ -96,6 +98,8 @@ fn the_lists_of_fields_are_the_ones_in_the_code() {
         ("response items", RESPONSE_ITEMS),
         ("message blocks", ANTHROPIC_BLOCKS),
         ("environments", ENVIRONMENTS),
+        ("session tools", SESSION_TOOLS),
+        ("session items", SESSION_ITEMS),
     ] {
         check(PAGE, name, &kind_table(kinds), &mut findings);
     }
@@ -223,7 +227,7 @@ fn header_table(rules: &[Rule]) -> String {
 
 /// Fields in the order of the code: name, vendors, what it means, what it may be.
 fn field_table(form: Form) -> String {
-    let users = Endpoint::ALL.iter().filter(|endpoint| Form::of(**endpoint) == form);
+    let users = Endpoint::ALL.iter().filter(|endpoint| form.is_spoken_at(**endpoint));
     let users: BTreeSet<Provider> = users.map(|endpoint| endpoint.provider()).collect();
     let rows = form.fields().iter().filter_map(|field| {
         let of: Vec<&str> = users.iter().filter(|it| field.vendors.has(**it)).map(|it| it.title()).collect();

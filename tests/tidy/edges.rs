@@ -30,7 +30,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("frame", &["error_code", "hex", "id", "provider"]),
             ("join_token", &["hex", "id", "pin"]),
             ("provider", &["error_code"]),
-            ("request_scan", &["error_code", "json_scan", "provider"]),
+            ("request_scan", &["error_code", "json_scan", "provider", "websocket"]),
             ("pin", &["hex"]),
             ("error_code", &[]),
             ("hex", &[]),

@@ -7,6 +7,7 @@
 mod decode;
 mod encode;
 mod mask;
+pub mod messages;
 
 pub use decode::Decoder;
 pub use decode::Message;
@@ -53,6 +54,20 @@ pub enum WebSocketFault {
     /// A close frame that does not follow its layout.
     #[error("a WebSocket close frame does not follow its layout")]
     Close,
+}
+
+impl WebSocketFault {
+    /// What is wrong, for a consumer whose session it is.
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::Reserved => "a WebSocket frame uses an extension that was not agreed on",
+            Self::Fragmented => "a WebSocket message is put together wrongly",
+            Self::Opcode(_) => "a WebSocket frame is of an unknown kind",
+            Self::Masking => "a WebSocket frame is masked the wrong way",
+            Self::Length | Self::TooLarge => "a WebSocket frame's length is wrong",
+            Self::Close => "a WebSocket close frame does not follow its layout",
+        }
+    }
 }
 
 #[cfg(test)]

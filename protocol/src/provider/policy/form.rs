@@ -22,6 +22,7 @@ use super::field::refused;
 use super::field::text;
 use super::field::whole;
 use super::place::Place;
+use crate::provider::endpoint::BodyKind;
 use crate::provider::endpoint::Endpoint;
 
 /// The form of a request: endpoints of one form share a table of fields.
@@ -51,10 +52,12 @@ pub enum Form {
     Messages,
     /// How many tokens messages would have.
     CountTokens,
+    /// One message of a consumer in a realtime session.
+    Session,
 }
 
 impl Form {
-    /// Every form that has a body.
+    /// Every form that has fields.
     pub const ALL: &'static [Self] = &[
         Self::Chat,
         Self::Completions,
@@ -67,6 +70,7 @@ impl Form {
         Self::Translations,
         Self::Messages,
         Self::CountTokens,
+        Self::Session,
     ];
 
     /// The form of an endpoint's requests.
@@ -126,6 +130,7 @@ impl Form {
             Self::Translations => TRANSLATIONS,
             Self::Messages => MESSAGES,
             Self::CountTokens => COUNT_TOKENS,
+            Self::Session => SESSION,
         }
     }
 
@@ -143,7 +148,27 @@ impl Form {
             | Self::Transcriptions
             | Self::Translations
             | Self::Messages
-            | Self::CountTokens => None,
+            | Self::CountTokens
+            | Self::Session => None,
+        }
+    }
+
+    /// Whether the requests of this endpoint, or the messages of its sessions, have it.
+    pub fn is_spoken_at(self, endpoint: Endpoint) -> bool {
+        match self {
+            Self::Session => endpoint.body() == BodyKind::WebSocket,
+            Self::Nothing
+            | Self::Chat
+            | Self::Completions
+            | Self::Responses
+            | Self::Embeddings
+            | Self::Images
+            | Self::ImageEdits
+            | Self::Speech
+            | Self::Transcriptions
+            | Self::Translations
+            | Self::Messages
+            | Self::CountTokens => Self::of(endpoint) == self,
         }
     }
 
@@ -162,6 +187,7 @@ impl Form {
             Self::Translations => "Translations",
             Self::Messages => "Messages",
             Self::CountTokens => "Count tokens",
+            Self::Session => "Realtime messages",
         }
     }
 }
@@ -427,11 +453,42 @@ const COUNT_TOKENS: &[Field] = &[
     refused("billing_policy", Why::Organisation),
 ];
 
+/// Source: `types/realtime` of the openai package, 3.51.0, and the transcription sessions
+/// of Azure's preview.
+const SESSION: &[Field] = &[
+    checked(
+        "type",
+        &[
+            "session.update",
+            "transcription_session.update",
+            "input_audio_buffer.append",
+            "input_audio_buffer.commit",
+            "input_audio_buffer.clear",
+            "output_audio_buffer.clear",
+            "conversation.item.create",
+            "conversation.item.retrieve",
+            "conversation.item.truncate",
+            "conversation.item.delete",
+            "response.create",
+            "response.cancel",
+        ],
+    ),
+    costs("session", Bound::Input).at(Place::Session),
+    costs("response", Bound::Input).at(Place::Session),
+    costs("item", Bound::Input).at(Place::SessionItem),
+    costs("audio", Bound::Input),
+    free("event_id"),
+    free("response_id"),
+    free("item_id"),
+    free("previous_item_id"),
+    free("content_index"),
+    free("audio_end_ms"),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::provider::Provider;
-    use crate::provider::endpoint::BodyKind;
     use crate::provider::policy::field::Part;
     use crate::provider::policy::field::Vendors;
 

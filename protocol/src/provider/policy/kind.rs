@@ -67,6 +67,21 @@ pub const RESPONSE_TOOLS: &[Kind] = &[
     refused("mcp", Why::Connector),
 ];
 
+/// Tools of a realtime session.
+pub const SESSION_TOOLS: &[Kind] = &[served("function"), refused("mcp", Why::Connector)];
+
+/// Items of a realtime session. A reference there is to an item of the same session.
+pub const SESSION_ITEMS: &[Kind] = &[
+    served("message"),
+    served("function_call"),
+    served("function_call_output"),
+    served("item_reference"),
+    refused("mcp_approval_request", Why::Connector),
+    refused("mcp_approval_response", Why::Connector),
+    refused("mcp_call", Why::Connector),
+    refused("mcp_list_tools", Why::Connector),
+];
+
 /// Where a shell may run.
 pub const ENVIRONMENTS: &[Kind] =
     &[served("local"), refused("container_auto", Why::Machine), refused("container_reference", Why::Stored)];

@@ -12,6 +12,8 @@ use super::kind::ENVIRONMENTS;
 use super::kind::Kind;
 use super::kind::RESPONSE_ITEMS;
 use super::kind::RESPONSE_TOOLS;
+use super::kind::SESSION_ITEMS;
+use super::kind::SESSION_TOOLS;
 
 /// The most uses of one server tool in one call.
 pub const MAX_USES_MOST: u64 = 1000;
@@ -54,6 +56,12 @@ pub enum Place {
     Audio,
     /// A moderation beside the call.
     Moderation,
+    /// What a realtime session, or one response in it, should be like.
+    Session,
+    /// A tool of a realtime session.
+    SessionTool,
+    /// An item of a realtime session.
+    SessionItem,
 }
 
 /// A thing that an object has, or needs.
@@ -219,6 +227,11 @@ impl Place {
             (Self::ResponseTool, "environment") => rule(Takes::Any(Self::Environment), Marks::ENVIRONMENT),
             (Self::ChatMessage, "audio") => rule(Takes::Nothing(Why::Stored), Marks::NONE),
             (Self::Audio, "voice") => rule(Takes::Text, Marks::NONE),
+            (Self::Session, "tools") => at(Self::SessionTool),
+            (Self::Session, "input") => at(Self::SessionItem),
+            (Self::Session, "metadata") | (Self::SessionTool, "parameters") => at(Self::Own),
+            (Self::Session, "conversation") => rule(Takes::OneOf(&["auto", "none"]), Marks::NONE),
+            (Self::Session, "prompt" | "tracing") => rule(Takes::Nothing(Why::Stored), Marks::NONE),
             (Self::Moderation, "model") => rule(Takes::OneOf(MODERATION_MODELS), Marks::NONE),
             _ => return None,
         })
@@ -233,6 +246,8 @@ impl Place {
             Self::ResponseTool => RESPONSE_TOOLS,
             Self::MessageTool => ANTHROPIC_TOOLS,
             Self::Environment => ENVIRONMENTS,
+            Self::SessionTool => SESSION_TOOLS,
+            Self::SessionItem => SESSION_ITEMS,
             Self::Root
             | Self::Own
             | Self::Plain
@@ -242,16 +257,17 @@ impl Place {
             | Self::Function
             | Self::Format
             | Self::Audio
-            | Self::Moderation => &[],
+            | Self::Moderation
+            | Self::Session => &[],
         }
     }
 
     /// What an object here is called.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Item => "input item",
+            Self::Item | Self::SessionItem => "input item",
             Self::Block => "content block",
-            Self::ChatTool | Self::ResponseTool | Self::MessageTool => "tool",
+            Self::ChatTool | Self::ResponseTool | Self::MessageTool | Self::SessionTool => "tool",
             Self::Environment => "environment",
             Self::Root
             | Self::Own
@@ -262,7 +278,8 @@ impl Place {
             | Self::Function
             | Self::Format
             | Self::Audio
-            | Self::Moderation => "object",
+            | Self::Moderation
+            | Self::Session => "object",
         }
     }
 
@@ -271,7 +288,7 @@ impl Place {
         match self {
             // An item with an id alone refers to one that the vendor keeps.
             Self::Item => Marks::ROLE,
-            Self::ChatTool | Self::ResponseTool | Self::Block | Self::Environment => Marks::TYPE,
+            Self::ChatTool | Self::ResponseTool | Self::Block | Self::Environment | Self::SessionItem => Marks::TYPE,
             // A tool of the consumer's own.
             Self::MessageTool => Marks::NONE,
             Self::Root
@@ -283,7 +300,10 @@ impl Place {
             | Self::Function
             | Self::Format
             | Self::Audio
-            | Self::Moderation => Marks::NONE,
+            | Self::Moderation
+            | Self::Session
+            // A function need not say that it is one.
+            | Self::SessionTool => Marks::NONE,
         }
     }
 }

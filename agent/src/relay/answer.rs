@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
+use keyhaven_protocol::request_scan::SessionScan;
 use tokio::time::Instant;
 
 use super::End;
@@ -76,10 +77,10 @@ impl Answer {
     }
 
     /// The connection as a WebSocket, when the vendor agreed to this one.
-    pub(super) fn into_conversation<'a>(self, stream: &'a LinkStream) -> Option<Conversation<'a>> {
+    pub(super) fn into_conversation(self, stream: &LinkStream, scan: SessionScan) -> Option<Conversation<'_>> {
         let Self { connection, patience, idle, .. } = self;
         let (early, vendor) = connection.into_raw()?;
-        Some(Conversation { stream, vendor, early, patience, idle })
+        Some(Conversation { stream, vendor, early, scan, patience, idle })
     }
 
     /// Nothing more is wanted of this answer.

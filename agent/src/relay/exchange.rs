@@ -19,7 +19,6 @@ use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::FrameKind;
 use keyhaven_protocol::frame::ResponseHead;
 use keyhaven_protocol::provider::headers::response_to_consumer;
-use keyhaven_protocol::provider::websocket::Upgrade;
 use keyhaven_protocol::provider::websocket::accepts;
 use tokio::time::Instant;
 
@@ -31,6 +30,7 @@ use super::refusal::ERROR_BYTES_MAX;
 use super::refusal::about_owner;
 use super::refusal::may_be_about_owner;
 use super::request::VendorRequest;
+use super::request::WantedUpgrade;
 use super::upload::CallBody;
 use super::upload::Upload;
 use crate::config::Calls;
@@ -65,7 +65,7 @@ pub(super) async fn exchange(
     };
     let (head, body) = response.into_parts();
     let mut answer = Answer::new(connection, body, upload, patience, idle, upgrade.is_none());
-    if let (Some(upgrade), StatusCode::SWITCHING_PROTOCOLS) = (&upgrade, head.status) {
+    if let (Some(upgrade), StatusCode::SWITCHING_PROTOCOLS) = (upgrade, head.status) {
         return switch(stream, upgrade, &head, answer).await;
     }
     let begin = match may_be_about_owner(head.status) {
@@ -86,12 +86,12 @@ pub(super) async fn exchange(
 }
 
 /// Goes on as a WebSocket, when the vendor agreed to this one and nobody was ahead of that.
-async fn switch(stream: &LinkStream, upgrade: &Upgrade, head: &Parts, answer: Answer) -> End {
+async fn switch(stream: &LinkStream, upgrade: WantedUpgrade, head: &Parts, answer: Answer) -> End {
     let garbage = |why| End::Refused(Abort::with_detail(AbortReason::VendorGarbage, why));
-    if !accepts(upgrade, &head.headers) {
+    if !accepts(&upgrade.handshake, &head.headers) {
         return garbage("the vendor agreed to another handshake");
     }
-    let Some(conversation) = answer.into_conversation(stream) else {
+    let Some(conversation) = answer.into_conversation(stream, upgrade.scan) else {
         return garbage("the vendor agreed and went on with HTTP");
     };
     if !Conversation::was_quiet(stream).await {

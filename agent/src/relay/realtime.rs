@@ -1,7 +1,8 @@
 //! A WebSocket through the tunnel: the bytes of the connection, untouched, both ways.
 //!
-//! Invariant: bytes flow only after the vendor agreed to this very handshake; a half that
-//! ended in order ends in order at the other side, and nothing else does.
+//! Invariant: bytes flow only after the vendor agreed to this very handshake; no message is
+//! completed that asks for what is refused; a half that ended in order ends in order at the
+//! other side, and nothing else does.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,6 +18,7 @@ use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::link::Incoming;
+use keyhaven_protocol::request_scan::SessionScan;
 use tokio::io::AsyncRead as _;
 use tokio::io::AsyncWrite as _;
 use tokio::io::ReadBuf;
@@ -36,6 +38,8 @@ pub(super) struct Conversation<'a> {
     pub(super) vendor: VendorStream,
     /// What the vendor said together with its agreement.
     pub(super) early: Bytes,
+    /// The judge of what the consumer says.
+    pub(super) scan: SessionScan,
     pub(super) patience: Patience,
     pub(super) idle: Duration,
 }
@@ -47,6 +51,13 @@ enum Half {
     /// The consumer's end is being passed on.
     Closing,
     Closed,
+}
+
+/// What came of one step toward the vendor.
+enum Up {
+    Moved,
+    /// The consumer asks for what is not allowed.
+    Refused(String),
 }
 
 struct State {
@@ -77,7 +88,9 @@ impl Conversation<'_> {
             if let Poll::Ready(end) = self.poll_down(cx, &mut state, &mut buffer) {
                 return Poll::Ready(end);
             }
-            self.poll_up(cx, &mut state);
+            if let Some(refused) = self.poll_up(cx, &mut state) {
+                return Poll::Ready(refused);
+            }
             if state.up == Half::Closed && state.down == Half::Closed {
                 return Poll::Ready(End::Served);
             }
@@ -118,30 +131,37 @@ impl Conversation<'_> {
     }
 
     /// Passes on what the consumer says. A vendor that takes no more may still have
-    /// something to say, so that its refusal ends only this half.
-    fn poll_up(&mut self, cx: &mut Context<'_>, state: &mut State) {
+    /// something to say, so that its refusal ends only this half; ours ends the call.
+    fn poll_up(&mut self, cx: &mut Context<'_>, state: &mut State) -> Option<End> {
         while state.up != Half::Closed {
             match self.poll_up_once(cx, state) {
-                Poll::Ready(Ok(())) => state.moved_at = Instant::now(),
+                Poll::Ready(Ok(Up::Moved)) => state.moved_at = Instant::now(),
+                Poll::Ready(Ok(Up::Refused(why))) => {
+                    return Some(End::Refused(Abort::with_detail(AbortReason::NotAllowed, why)));
+                }
                 Poll::Ready(Err(_)) => state.up = Half::Closed,
-                Poll::Pending => return,
+                Poll::Pending => return None,
             }
         }
+        None
     }
 
-    fn poll_up_once(&mut self, cx: &mut Context<'_>, state: &mut State) -> Poll<io::Result<()>> {
+    fn poll_up_once(&mut self, cx: &mut Context<'_>, state: &mut State) -> Poll<io::Result<Up>> {
         if !state.unwritten.is_empty() {
             let written = ready!(Pin::new(&mut self.vendor).poll_write(cx, &state.unwritten))?;
             state.unwritten.advance(written);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(Up::Moved));
         }
         if state.up == Half::Closing {
             ready!(Pin::new(&mut self.vendor).poll_shutdown(cx))?;
             state.up = Half::Closed;
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(Up::Moved));
         }
         match self.stream.poll_data(cx) {
-            Poll::Ready(Incoming::Data(data)) => state.unwritten = data,
+            Poll::Ready(Incoming::Data(data)) => match self.scan.feed(&data) {
+                Ok(()) => state.unwritten = data,
+                Err(refused) => return Poll::Ready(Ok(Up::Refused(refused.to_string()))),
+            },
             Poll::Ready(Incoming::End(_)) => state.up = Half::Closing,
             Poll::Ready(Incoming::Aborted(abort)) => return Poll::Ready(Err(io::Error::other(abort.reason.name()))),
             Poll::Ready(Incoming::Pending) | Poll::Pending => {
@@ -149,7 +169,7 @@ impl Conversation<'_> {
                 return Poll::Pending;
             }
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(Up::Moved))
     }
 
     fn broken(&self, reason: AbortReason, why: &str) -> End {

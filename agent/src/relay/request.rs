@@ -21,6 +21,7 @@ use keyhaven_protocol::provider::policy::check_head;
 use keyhaven_protocol::provider::policy::model_of_query;
 use keyhaven_protocol::provider::websocket::Upgrade;
 use keyhaven_protocol::provider::websocket::offer_of;
+use keyhaven_protocol::request_scan::SessionScan;
 use secrecy::ExposeSecret as _;
 
 use super::check::Check;
@@ -37,7 +38,15 @@ pub(super) struct VendorRequest {
     pub(super) request: Request<CallBody>,
     pub(super) upload: Upload,
     /// What the vendor is to agree to before the connection becomes a WebSocket.
-    pub(super) upgrade: Option<Upgrade>,
+    pub(super) upgrade: Option<WantedUpgrade>,
+}
+
+/// A WebSocket that the consumer wants.
+pub(super) struct WantedUpgrade {
+    /// What the vendor must agree to.
+    pub(super) handshake: Upgrade,
+    /// The judge of what the consumer will say.
+    pub(super) scan: SessionScan,
 }
 
 /// Builds the request, or says why the call is refused.
@@ -107,12 +116,12 @@ fn check(endpoint: Endpoint, key: &KeyInfo, open: &OpenHead) -> Result<Check, Ab
 }
 
 /// The handshake of a WebSocket endpoint; the headers of the connection itself are made anew.
-fn upgrade(endpoint: Endpoint, headers: &mut HeaderMap) -> Result<Option<Upgrade>, Abort> {
+fn upgrade(endpoint: Endpoint, headers: &mut HeaderMap) -> Result<Option<WantedUpgrade>, Abort> {
     if endpoint.body() != BodyKind::WebSocket {
         return Ok(None);
     }
-    let upgrade = offer_of(headers).map_err(|error| not_allowed(&error.to_string()))?;
+    let handshake = offer_of(headers).map_err(|error| not_allowed(&error.to_string()))?;
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    Ok(Some(upgrade))
+    Ok(Some(WantedUpgrade { handshake, scan: SessionScan::new(endpoint) }))
 }

@@ -34,6 +34,7 @@ use keyhaven_protocol::provider::route::Candidate;
 use keyhaven_protocol::provider::route::route;
 use keyhaven_protocol::provider::websocket::upgrade_of;
 use keyhaven_protocol::request_scan::RequestScan;
+use keyhaven_protocol::request_scan::SessionScan;
 use uuid::Uuid;
 
 use super::CallSummary;
@@ -46,6 +47,7 @@ use super::attempt::Call;
 use super::body::AnswerBody;
 use super::connection::Connection;
 use super::models;
+use super::realtime::Switched;
 use super::refusal::Refusal;
 use super::request::RequestBody;
 use super::response::Record;
@@ -74,8 +76,8 @@ impl UserGateway {
             Ok(Answer::Relayed(Answered { head, stream, upload })) => {
                 self.relay(head, Relayed::new(stream, upload, connection, self.idle(), record))
             }
-            Ok(Answer::Switched(Answered { head, stream, upload: _ }, consumer)) => {
-                self.switch(&head, stream, consumer, connection, record)
+            Ok(Answer::Switched(Answered { head, stream, upload: _ }, consumer, scan)) => {
+                self.switch(&head, stream, Switched { consumer, scan, connection }, record)
             }
             Err(refusal) => {
                 let response = refusal.into_response(call);
@@ -128,7 +130,7 @@ impl UserGateway {
             if answered.head.status != StatusCode::SWITCHING_PROTOCOLS {
                 return Ok(Answer::Relayed(answered));
             }
-            return Ok(Answer::Switched(answered, consumer));
+            return Ok(Answer::Switched(answered, consumer, SessionScan::new(first.endpoint)));
         }
         let body = body_length(&head.headers, self.config.consumer.request_body_bytes_max);
         let body = body.map_err(|code| Refusal::new(shape, code).closing())?;
@@ -204,7 +206,7 @@ enum Answer {
     Ours(Bytes),
     Relayed(Answered),
     /// The vendor agreed to a WebSocket on the consumer's connection.
-    Switched(Answered, OnUpgrade),
+    Switched(Answered, OnUpgrade, SessionScan),
 }
 
 fn ours(body: Bytes, mut record: Record) -> Response<AnswerBody> {

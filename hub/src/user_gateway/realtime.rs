@@ -1,7 +1,8 @@
-//! A consumer's WebSocket through the tunnel: raw bytes both ways, nothing parsed.
+//! A consumer's WebSocket through the tunnel: raw bytes both ways, read and never changed.
 //!
-//! Invariant: no more is held than one piece toward the consumer; each side's end is passed
-//! on after its last byte, and whatever breaks on one side breaks the other.
+//! Invariant: no more is held than one piece toward the consumer; no message is completed
+//! that asks for what is refused; each side's end is passed on after its last byte, and
+//! whatever breaks on one side breaks the other.
 
 use std::future::poll_fn;
 use std::io;
@@ -29,6 +30,11 @@ use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::ResponseHead;
 use keyhaven_protocol::link::Incoming;
 use keyhaven_protocol::provider::headers::response_to_consumer;
+use keyhaven_protocol::request_scan::ScanError;
+use keyhaven_protocol::request_scan::SessionScan;
+use keyhaven_protocol::websocket::CONTROL_BYTES_MAX;
+use keyhaven_protocol::websocket::Role;
+use keyhaven_protocol::websocket::messages::MessageScan;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
@@ -48,14 +54,20 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// Pieces one way before everybody else gets a turn.
 const PIECES_PER_TURN: usize = 16;
 
+/// A consumer's connection that becomes a WebSocket, and the judge of what it will say.
+pub(super) struct Switched {
+    pub(super) consumer: OnUpgrade,
+    pub(super) scan: SessionScan,
+    pub(super) connection: Connection,
+}
+
 impl UserGateway {
     /// Answers 101 and carries the bytes once the consumer's connection is its own again.
     pub(super) fn switch(
         self: &Arc<Self>,
         head: &ResponseHead,
         stream: LinkStream,
-        consumer: OnUpgrade,
-        connection: Connection,
+        switched: Switched,
         mut record: Record,
     ) -> Response<AnswerBody> {
         record.summary.status = head.status.as_u16();
@@ -68,25 +80,21 @@ impl UserGateway {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         *response.headers_mut() = headers;
-        connection.becomes_a_tunnel();
-        self.tasks.spawn("realtime", carry(self.clone(), consumer, stream, connection, record));
+        switched.connection.becomes_a_tunnel();
+        self.tasks.spawn("realtime", carry(self.clone(), switched, stream, record));
         response
     }
 }
 
 /// Carries bytes until both sides have ended or one breaks. The connection's place is held
 /// until then.
-async fn carry(
-    gateway: Arc<UserGateway>,
-    consumer: OnUpgrade,
-    stream: LinkStream,
-    _connection: Connection,
-    mut record: Record,
-) {
+async fn carry(gateway: Arc<UserGateway>, switched: Switched, stream: LinkStream, mut record: Record) {
+    let Switched { consumer, scan, connection: _connection } = switched;
     let switched = tokio::time::timeout(gateway.config.consumer.request_idle_timeout(), consumer);
     let ended = match switched.await {
         Ok(Ok(consumer)) => {
-            let mut session = Session::new(consumer, stream.clone(), gateway.config.calls.realtime_idle_timeout());
+            let idle = gateway.config.calls.realtime_idle_timeout();
+            let mut session = Session::new(consumer, scan, stream.clone(), idle);
             let stopping = gateway.tasks.stopping();
             let ended = tokio::select! {
                 biased;
@@ -103,6 +111,7 @@ async fn carry(
         Ok(()) => record.summary.outcome = Outcome::Served,
         Err(Broken::Here(reason)) => stream.abort(Abort::new(reason)),
         Err(Broken::There(reason)) => record.aborted_for = Some(reason),
+        Err(Broken::Refused) => record.summary.outcome = Outcome::Refused,
     }
 }
 
@@ -112,12 +121,19 @@ enum Broken {
     Here(AbortReason),
     /// At the agent or beyond.
     There(AbortReason),
+    /// The consumer asked for what is refused; the agent has been told.
+    Refused,
 }
 
 /// Both directions of one WebSocket.
 struct Session {
     consumer: Upgraded,
     stream: LinkStream,
+    /// The judge of what the consumer says.
+    scan: SessionScan,
+    /// Where the vendor is in its frames: between two of them, one of ours may go.
+    vendor: Option<MessageScan>,
+    refused: bool,
     /// What the consumer has not taken yet.
     piece: Bytes,
     upstream: Direction,
@@ -138,11 +154,14 @@ enum Direction {
 }
 
 impl Session {
-    fn new(consumer: Upgraded, stream: LinkStream, idle: Duration) -> Self {
+    fn new(consumer: Upgraded, scan: SessionScan, stream: LinkStream, idle: Duration) -> Self {
         let moved_at = Instant::now();
         Self {
             consumer,
             stream,
+            scan,
+            vendor: Some(MessageScan::new(Role::Server)),
+            refused: false,
             piece: Bytes::new(),
             upstream: Direction::Open,
             downstream: Direction::Open,
@@ -156,11 +175,17 @@ impl Session {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let gone = |_: io::Error| Broken::Here(AbortReason::ConsumerGone);
+        if self.refused {
+            return self.poll_refused(cx);
+        }
         if self.upstream != Direction::Ended
             && let Poll::Ready(result) = self.poll_upstream(cx)
         {
             result.map_err(gone)?;
             self.end(|session| &mut session.upstream);
+            if self.refused {
+                return self.poll_refused(cx);
+            }
         }
         if self.downstream != Direction::Ended
             && let Poll::Ready(result) = self.poll_downstream(cx)
@@ -191,6 +216,10 @@ impl Session {
                 let _ = self.stream.finish(Bytes::new());
                 return Poll::Ready(Ok(()));
             }
+            if let Err(refused) = self.scan.feed(read) {
+                self.refuse(&refused);
+                return Poll::Ready(Ok(()));
+            }
             let _ = self.stream.send_data(Bytes::copy_from_slice(read));
             self.from_consumer_bytes += read.len() as u64;
             self.moved_at = Instant::now();
@@ -208,7 +237,10 @@ impl Session {
                 return Pin::new(&mut self.consumer).poll_shutdown(cx).map_err(gone);
             }
             match self.stream.poll_data(cx) {
-                Poll::Ready(Incoming::Data(data)) => self.piece = data,
+                Poll::Ready(Incoming::Data(data)) => {
+                    self.vendor.take_if(|vendor| vendor.feed(&data, &mut |_| {}).is_err());
+                    self.piece = data;
+                }
                 Poll::Ready(Incoming::End(_)) => self.downstream = Direction::Ending,
                 Poll::Ready(Incoming::Aborted(abort)) => {
                     ready!(Pin::new(&mut self.consumer).poll_flush(cx)).map_err(gone)?;
@@ -221,6 +253,28 @@ impl Session {
             }
         }
         cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The vendor hears no more of this session; the consumer is told why, if the last frame
+    /// it was sent is whole.
+    fn refuse(&mut self, why: &ScanError) {
+        self.refused = true;
+        self.stream.abort(Abort::with_detail(AbortReason::RequestBroken, why.to_string()));
+        if self.piece.is_empty() && self.vendor.as_ref().is_some_and(MessageScan::is_between_frames) {
+            self.piece = close_frame(&why.to_string());
+        }
+    }
+
+    fn poll_refused(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let told = match self.poll_write_piece(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.consumer).poll_shutdown(cx).map(drop),
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            Poll::Pending => Poll::Pending,
+        };
+        if told.is_ready() || self.poll_silence(cx).is_ready() {
+            return Poll::Ready(Err(Broken::Refused));
+        }
         Poll::Pending
     }
 
@@ -256,4 +310,17 @@ impl Session {
             self.timer.as_mut().reset(ends_at);
         }
     }
+}
+
+/// A close frame with the code for a message that breaks the rules of the place (RFC 6455,
+/// section 7.4.1), and as much of the reason as fits.
+fn close_frame(reason: &str) -> Bytes {
+    const POLICY_VIOLATION: [u8; 2] = 1008_u16.to_be_bytes();
+    let mut end = reason.len().min(CONTROL_BYTES_MAX - POLICY_VIOLATION.len());
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let reason = reason.get(..end).unwrap_or_default();
+    let length = u8::try_from(POLICY_VIOLATION.len() + reason.len()).unwrap_or_default();
+    [&[0x88, length], &POLICY_VIOLATION[..], reason.as_bytes()].concat().into()
 }

@@ -40,7 +40,7 @@ async fn bytes_pass_both_ways_untouched_with_those_that_came_with_the_agreement(
     guest.say(&format!("{}\u{1}early", agreement(&head))).await;
 
     let answered = ResponseHead::decode(call.head().await.unwrap()).unwrap();
-    call.send_data(Bytes::from_static(b"\x81\x85mask?????")).unwrap();
+    call.send_data(ping("hello").into()).unwrap();
     let up = guest.read_exact(11).await;
     guest.say("\u{2}later").await;
     call.finish(Bytes::new()).unwrap();
@@ -50,7 +50,7 @@ async fn bytes_pass_both_ways_untouched_with_those_that_came_with_the_agreement(
     assert_eq!(answered.status, StatusCode::SWITCHING_PROTOCOLS);
     assert_eq!(answered.headers.get(header::SEC_WEBSOCKET_ACCEPT), agreed(&head).get(header::SEC_WEBSOCKET_ACCEPT));
     assert!(answered.headers.get(header::CONNECTION).is_none());
-    assert_eq!((up.as_slice(), rest.as_slice()), (b"\x81\x85mask?????".as_slice(), b"".as_slice()));
+    assert_eq!((up.as_slice(), rest.as_slice()), (ping("hello").as_slice(), b"".as_slice()));
     assert_eq!(body(&call).await, ("\u{1}early\u{2}later".to_owned(), None));
 }
 
@@ -130,7 +130,7 @@ async fn an_end_in_order_ends_one_half_and_a_break_is_an_abort() {
     let (call, mut guest) = agreed_call(&scene).await;
     guest.close().await;
     let ended = body(&call).await;
-    call.send_data(Bytes::from_static(b"still here")).unwrap();
+    call.send_data(ping("still here").into()).unwrap();
     call.finish(Bytes::new()).unwrap();
     let heard = guest.until_closed().await;
 
@@ -138,7 +138,7 @@ async fn an_end_in_order_ends_one_half_and_a_break_is_an_abort() {
     // Without a goodbye of TLS, what came may not have been all.
     drop(guest);
 
-    assert_eq!((ended, heard.as_slice()), ((String::new(), None), b"still here".as_slice()));
+    assert_eq!((ended, heard.as_slice()), ((String::new(), None), ping("still here").as_slice()));
     assert_eq!(body(&broken).await.1, Some(AbortReason::VendorBroke));
 }
 
@@ -148,6 +148,7 @@ async fn an_abort_closes_the_vendors_socket_while_bytes_flow_and_while_nobody_re
         let scene = Scene::new().await;
         let (call, mut guest) = agreed_call(&scene).await;
         if stalled {
+            call.send_data(endless_speech().into()).unwrap();
             while timeout(super::NO_CREDIT, call.capacity()).await.is_ok() {
                 call.send_data(Bytes::from(vec![b'x'; 64 * 1024])).unwrap();
             }
@@ -167,6 +168,7 @@ async fn each_side_is_held_back_by_the_other_ones_pace_and_nothing_is_lost() {
     let piece = vec![b'd'; 50_000];
     let (up, down) = (
         async {
+            call.send_data(endless_speech().into()).unwrap();
             let mut sent = 0;
             while sent < BYTES {
                 call.capacity().await.unwrap();
@@ -187,8 +189,23 @@ async fn each_side_is_held_back_by_the_other_ones_pace_and_nothing_is_lost() {
     let ((), (), read, got) = tokio::join!(up, down, reader.read_to_end(&mut heard), body(&call));
 
     read.unwrap();
-    assert!(heard.len() == BYTES && heard.iter().all(|byte| *byte == b'u'));
+    let speech = heard.split_off(endless_speech().len());
+    assert!(speech.len() == BYTES && speech.iter().all(|byte| *byte == b'u'));
     assert!(got.1.is_none() && got.0.len() == BYTES && got.0.bytes().all(|byte| byte == b'd'));
+}
+
+#[tokio::test]
+async fn what_a_hub_lets_pass_is_judged_again() {
+    let scene = Scene::new().await;
+    let (call, mut guest) = agreed_call(&scene).await;
+    let allowed = said(r#"{"type":"response.create"}"#);
+    call.send_data(allowed.clone().into()).unwrap();
+    let heard = guest.read_exact(allowed.len()).await;
+    call.send_data(said(r#"{"type":"session.update","session":{"tools":[{"type":"mcp"}]}}"#).into()).unwrap();
+
+    assert_eq!(guest.until_closed().await, b"");
+    assert_eq!(heard, allowed);
+    assert_eq!(body(&call).await.1, Some(AbortReason::NotAllowed));
 }
 
 #[tokio::test]
@@ -277,4 +294,23 @@ async fn settle(scene: &Scene) {
     let no_such_body = scene.open(BodyLength::None);
     let answered = timeout(Duration::from_secs(5), seen(&no_such_body)).await;
     assert_eq!(answered.unwrap(), refused(AbortReason::NotAllowed));
+}
+
+/// A ping of a consumer with this payload; a mask of zeros leaves it readable.
+fn ping(payload: &str) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0x89, 0x80 | length, 0, 0, 0, 0], payload.as_bytes()].concat()
+}
+
+/// The begin of a message of 4 GiB that says audio: whatever letters follow are part of it.
+fn endless_speech() -> Vec<u8> {
+    let head = [0x81, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    [&head[..], br#"{"type":"input_audio_buffer.append","audio":""#].concat()
+}
+
+/// A whole message.
+fn said(message: &str) -> Vec<u8> {
+    let mut frame = ping(message);
+    frame[0] = 0x81;
+    frame
 }

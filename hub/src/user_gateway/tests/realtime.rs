@@ -32,8 +32,9 @@ async fn bytes_pass_both_ways_untouched_until_both_sides_have_ended() {
     let mut agent = scene.agent(1, &["gpt-realtime"]).await;
     let (mut consumer, stream) = switched(&scene, &mut agent).await;
 
-    consumer.send(b"\x81\x85mask-from-consumer").await;
-    assert_eq!(data(&stream).await, b"\x81\x85mask-from-consumer");
+    let ping = ping("from-consumer!");
+    consumer.send(&ping).await;
+    assert_eq!(data(&stream).await, ping);
     stream.send_data(Bytes::from_static(b"\x81\x04from")).unwrap();
     consumer.until(b"\x81\x04from").await;
     consumer.socket.shutdown().await.unwrap();
@@ -57,10 +58,10 @@ async fn the_agents_end_is_passed_on_while_the_consumer_goes_on() {
     stream.send_last(Bytes::from_static(b"bye"), Bytes::new()).unwrap();
     consumer.until(b"bye").await;
     assert_eq!(consumer.read().await, 0, "its end");
-    consumer.send(b"last words").await;
+    consumer.send(&ping("last words")).await;
     consumer.socket.shutdown().await.unwrap();
 
-    assert_eq!(read_all(&stream).await, (b"last words".to_vec(), None));
+    assert_eq!(read_all(&stream).await, (ping("last words"), None));
 }
 
 #[tokio::test]
@@ -183,7 +184,8 @@ async fn a_side_that_does_not_read_stops_the_other_one() {
     let scene = Scene::build().await;
     let mut agent = scene.agent(1, &["gpt-realtime"]).await;
     let (mut consumer, stream) = switched(&scene, &mut agent).await;
-    let piece = vec![7; 64 * 1024];
+    let piece = vec![b'7'; 64 * 1024];
+    consumer.send(&endless_speech()).await;
 
     // The agent reads nothing: the consumer's socket fills up.
     let mut sent = 0;
@@ -219,8 +221,8 @@ async fn a_websocket_goes_on_through_a_drain_and_ends_with_the_stop() {
     let (mut consumer, stream) = switched(&scene, &mut agent).await;
 
     scene.tasks.draining().cancel();
-    consumer.send(b"still here").await;
-    assert_eq!(data(&stream).await, b"still here");
+    consumer.send(&ping("still here")).await;
+    assert_eq!(data(&stream).await, ping("still here"));
     scene.tasks.stopping().cancel();
 
     assert_eq!(consumer.read().await, 0, "cut");
@@ -262,4 +264,51 @@ async fn data(stream: &LinkStream) -> Vec<u8> {
         Incoming::Data(data) => data.to_vec(),
         other @ (Incoming::Pending | Incoming::End(_) | Incoming::Aborted(_)) => panic!("no data but {other:?}"),
     }
+}
+
+#[tokio::test]
+async fn what_belongs_to_the_owner_cannot_be_asked_for_in_a_session() {
+    let mut scene = Scene::build().await;
+    let mut agent = scene.agent(1, &["gpt-realtime"]).await;
+    let allowed = said(r#"{"type":"session.update","session":{"prompt":null}}"#);
+    let refused = said(r#"{"type":"session.update","session":{"prompt":{"id":"pmpt_1"}}}"#);
+
+    let (mut consumer, stream) = switched(&scene, &mut agent).await;
+    consumer.send(&allowed).await;
+    assert_eq!(data(&stream).await, allowed);
+    consumer.send(&refused).await;
+    while consumer.read().await > 0 {}
+
+    assert_eq!(aborted(&stream).await, AbortReason::RequestBroken);
+    let close = consumer.came.windows(4).position(|bytes| bytes[0] == 0x88 && bytes[2..] == [3, 240]);
+    assert!(close.is_some() && String::from_utf8_lossy(&consumer.came).contains("\"prompt\""), "1008, and why");
+    assert_eq!(scene.summary().await.outcome, Outcome::Refused);
+
+    // Inside one of the vendor's frames there is no place for one of ours.
+    let (mut consumer, stream) = switched(&scene, &mut agent).await;
+    stream.send_data(Bytes::from_static(b"\x81\x05begun")).unwrap();
+    stream.send_data(Bytes::from_static(b"\x81\x09half")).unwrap();
+    consumer.until(b"half").await;
+    consumer.send(&refused).await;
+    while consumer.read().await > 0 {}
+    assert!(consumer.came.ends_with(b"half"));
+}
+
+/// A ping of a consumer with this payload; a mask of zeros leaves it readable.
+fn ping(payload: &str) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0x89, 0x80 | length, 0, 0, 0, 0], payload.as_bytes()].concat()
+}
+
+/// The begin of a message of 4 GiB that says audio: whatever letters follow are part of it.
+fn endless_speech() -> Vec<u8> {
+    let head = [0x81, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    [&head[..], br#"{"type":"input_audio_buffer.append","audio":""#].concat()
+}
+
+/// A whole message.
+fn said(message: &str) -> Vec<u8> {
+    let mut frame = ping(message);
+    frame[0] = 0x81;
+    frame
 }

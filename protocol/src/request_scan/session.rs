@@ -18,13 +18,14 @@ use crate::websocket::messages::Part;
 #[derive(Debug, Clone)]
 pub struct SessionScan {
     frames: MessageScan,
-    message: Message,
+    /// Boxed: calls that are no session carry the place for it too.
+    message: Box<Message>,
     failed: Option<ScanError>,
 }
 
 #[derive(Debug, Clone)]
 struct Message {
-    json: Box<JsonScan>,
+    json: JsonScan,
     judge: Judge,
     fresh: Judge,
 }
@@ -34,7 +35,7 @@ impl SessionScan {
     pub fn new(endpoint: Endpoint) -> Self {
         let provider = endpoint.provider();
         let fresh = Judge::new(Form::Session, provider, Vendors::one(provider));
-        let message = Message { json: Box::default(), judge: fresh.clone(), fresh };
+        let message = Box::new(Message { json: JsonScan::new(), judge: fresh.clone(), fresh });
         Self { frames: MessageScan::new(Role::Client), message, failed: None }
     }
 
@@ -71,7 +72,7 @@ impl Message {
             Part::TextEnd => {
                 let mut refusal = Ok(());
                 let read = json.finish(|_, event| super::keep_first(&mut refusal, judge, &event));
-                **json = JsonScan::new();
+                *json = JsonScan::new();
                 judge.clone_from(fresh);
                 super::first(refusal, read)
             }

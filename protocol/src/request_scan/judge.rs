@@ -191,7 +191,15 @@ impl Judge {
         }
         // What is longer than any key that means something need not be looked at.
         let known = Some(key).filter(|key| key.len <= KEY_LEN_MAX).and_then(|key| key.as_str());
-        self.next = match known.and_then(|key| Some((frame.place.rule(key)?, key))) {
+        let place = frame.place;
+        if let Some(key) = known.filter(|key| key.bytes().any(|byte| byte.is_ascii_uppercase()))
+            && place.rule(&key.to_ascii_lowercase()).is_some()
+        {
+            // Some readers of JSON do not tell upper from lower case.
+            let expected = "written in lower case".to_owned();
+            self.refuse(Vendors::ALL, ScanError::BadValue { key: shown(key.as_bytes()), expected })?;
+        }
+        self.next = match known.and_then(|key| Some((place.rule(key)?, key))) {
             Some((rule, key)) => Next::Inner(rule, Name::new(key)),
             None => Next::Any,
         };

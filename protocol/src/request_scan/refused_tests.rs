@@ -81,6 +81,8 @@ const OPENAI_FORMS: &[(&[Endpoint], &[Case])] = &[
             (r#""tools":[{"type":"function","type":"mcp"}]"#, "type"),
             (r#""tools":[{"type":"bing_grounding"}]"#, "bing_grounding"),
             (r#""tools":[{"type":["mcp"]}]"#, "type"),
+            (r#""tools":[{"Type":"mcp","type":"function"}]"#, "lower case"),
+            (r#""input":[{"role":"user","content":[{"type":"input_file","File_ID":"f"}]}]"#, "File_ID"),
         ],
     ),
     (
@@ -133,6 +135,7 @@ const MESSAGES: &[Case] = &[
     (r#""tools":[{"type":"code_execution_20250825","name":"code_execution"}]"#, "code_execution_20250825"),
     (r#""tools":[{"type":"advisor_20260301","model":"claude-opus-4-5","max_uses":1}]"#, "advisor_20260301"),
     (r#""tools":[{"type":"mcp_toolset","mcp_server_name":"s"}]"#, "mcp_toolset"),
+    (r#""tools":[{"type":"web_search_20250305","Max_Uses":1}]"#, "Max_Uses"),
     (r#""user_profile_id":"p""#, "user_profile_id"),
     (r#""betas":["x"]"#, "betas"),
 ];

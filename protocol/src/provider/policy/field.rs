@@ -137,8 +137,6 @@ pub enum Why {
     OtherModel,
     /// It draws on rights or credit of the owner's organisation.
     Organisation,
-    /// It is not one of the values that are served.
-    NotListed,
 }
 
 impl Why {
@@ -161,7 +159,6 @@ impl Why {
             Self::Unbounded => "costs without a bound that the request states; leave it out",
             Self::OtherModel => "brings a second model, with another price, into the call; call that model by itself",
             Self::Organisation => "draws on rights or credit of the organisation that owns the key; leave it out",
-            Self::NotListed => "is not served here; leave it out",
         }
     }
 
@@ -176,7 +173,6 @@ impl Why {
             Self::Unbounded => "costs without a stated bound",
             Self::OtherModel => "brings a second model into the call",
             Self::Organisation => "draws on the owner's organisation",
-            Self::NotListed => "is not served",
         }
     }
 }

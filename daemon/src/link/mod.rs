@@ -223,4 +223,6 @@ impl Shared {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

@@ -330,7 +330,7 @@ async fn until(reached: impl Fn() -> bool) {
     }
 }
 
-fn open() -> OpenHead {
+pub(super) fn open() -> OpenHead {
     OpenHead {
         call: CallId([1; 16]),
         vendor_key: VendorKeyId([2; 16]),

@@ -97,11 +97,13 @@ fn begin<F>(name: &'static str, future: F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let guarded = async move {
-        if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
+    // Adaptors and no `async` block: a block keeps a second place for what it awaits, and a
+    // task would be twice as large for all of its life.
+    let guarded = AssertUnwindSafe(future).catch_unwind().map(move |ended| {
+        if let Err(panic) = ended {
             error!(task.name = name, "task {name} panicked: {}", message_of(&*panic));
         }
-    };
+    });
     #[expect(clippy::disallowed_methods, reason = "the one place where tasks begin")]
     tokio::spawn(guarded.in_current_span());
 }

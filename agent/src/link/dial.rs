@@ -11,6 +11,7 @@ use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::link::ReadAhead;
 use keyhaven_daemon::link::Socket;
 use keyhaven_daemon::link::SocketError;
+use keyhaven_daemon::link::prepare;
 use keyhaven_daemon::tls;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame::Challenge;
@@ -188,7 +189,7 @@ async fn connect(identity: &Identity) -> Result<Tls, LinkError> {
     let address = &identity.hub_address;
     let unreachable = |error: std::io::Error| LinkError::Unreachable(format!("{address}: {error}"));
     let stream = TcpStream::connect(address.as_str()).await.map_err(unreachable)?;
-    stream.set_nodelay(true).map_err(unreachable)?;
+    prepare(&stream).map_err(unreachable)?;
     let config = tls::tunnel_client(identity.pins.clone()).map_err(|error| LinkError::Protocol(error.to_string()))?;
     let name = ServerName::try_from(HUB_NAME).map_err(|error| LinkError::Protocol(error.to_string()))?;
     TlsConnector::from(config).connect(name, ReadAhead::new(stream)).await.map_err(|error| {

@@ -8,6 +8,7 @@ mod pump;
 mod read_ahead;
 mod socket;
 mod stream;
+mod tcp;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub use read_ahead::ReadAhead;
 pub use socket::Socket;
 pub use socket::SocketError;
 pub use stream::LinkStream;
+pub use tcp::prepare;
 
 /// One end of a live link. Clones share it.
 #[derive(Clone)]
@@ -58,6 +60,8 @@ struct State {
     link: Link,
     wakers: HashMap<StreamId, Wakers>,
     closing: Closing,
+    /// The batch that the pump has taken and the socket has not.
+    staged_bytes: usize,
     /// What the peer is told when a link that was retired closes.
     parting: Option<Refuse>,
 }
@@ -85,6 +89,8 @@ pub struct LinkStats {
     pub rtt_micros: Option<u64>,
     /// Streams that are not over.
     pub streams: usize,
+    /// Body bytes that wait in this process: to be read, to be sent, or on their way out.
+    pub buffered_bytes: usize,
     /// Since the link began.
     pub counters: Counters,
 }
@@ -113,6 +119,7 @@ impl LinkHandle {
             link: Link::new(side, limits, Micros(0)),
             wakers: HashMap::new(),
             closing: Closing::No,
+            staged_bytes: 0,
             parting: None,
         };
         Self {
@@ -200,6 +207,7 @@ impl LinkHandle {
         LinkStats {
             rtt_micros: state.link.rtt_micros(),
             streams: state.link.stream_count(),
+            buffered_bytes: state.link.buffered_bytes() + state.staged_bytes,
             counters: state.link.counters(),
         }
     }

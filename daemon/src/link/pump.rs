@@ -312,6 +312,7 @@ where
             while state.link.has_frames() && batch.as_ref().is_none_or(BytesMut::is_empty) {
                 state.link.next_batch(batch.get_or_insert_with(pool::take), now);
             }
+            state.staged_bytes = batch.as_ref().map_or(0, BytesMut::len);
             state.gather(&mut self.wakes, &mut self.news);
             batch
         };

@@ -46,7 +46,8 @@ pub enum SocketError {
 /// A WebSocket over a connection.
 #[derive(Debug)]
 pub struct Socket<S> {
-    io: S,
+    /// Boxed, because futures keep a place for every step at which they hand it on.
+    io: Box<S>,
     role: Role,
     /// What came together with the upgrade and was not looked at yet.
     early: Bytes,
@@ -72,7 +73,7 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Socket<S> {
         // The keys need be unforeseeable for nobody inside TLS; a fixed seed would do.
         let seed = getrandom::u64().unwrap_or_default();
         Self {
-            io,
+            io: Box::new(io),
             role,
             early,
             decoder: Decoder::new(role, BATCH_BYTES_MAX),

@@ -18,6 +18,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use keyhaven_daemon::link::ReadAhead;
 use keyhaven_daemon::link::Socket;
+use keyhaven_daemon::link::prepare;
 use keyhaven_daemon::tls;
 use keyhaven_protocol::handshake::ChannelBinding;
 use keyhaven_protocol::handshake::TUNNEL_PATH;
@@ -105,7 +106,7 @@ async fn shake_hands(gateway: Arc<AgentGateway>, stream: TcpStream, permit: Owne
 }
 
 async fn upgrade(gateway: &AgentGateway, stream: TcpStream) -> Result<(Tunnel, ChannelBinding), AcceptError> {
-    stream.set_nodelay(true)?;
+    prepare(&stream)?;
     let stream = TlsAcceptor::from(gateway.tls.clone()).accept(ReadAhead::new(stream)).await?;
     let binding = tls::channel_binding(stream.get_ref().1)?;
     let (sender, receiver) = oneshot::channel();

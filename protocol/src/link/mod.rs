@@ -426,6 +426,11 @@ impl Link {
         self.committed_bytes
     }
 
+    /// Body bytes that wait here, to be read or to be sent. Looks at every stream.
+    pub fn buffered_bytes(&self) -> usize {
+        self.streams.values().map(|stream| stream.inbox.bytes() + stream.outbox.bytes()).sum()
+    }
+
     /// The socket was full and has taken more: the peer acknowledges what we send, so that a
     /// PING which waits behind it is no sign of death. Bytes that a socket with room takes
     /// prove nothing and are not told.

@@ -199,7 +199,8 @@ impl AsyncWrite for End {
         if let Some(at) = cut {
             taken = taken.min(usize::try_from(at.saturating_sub(sent)).unwrap());
         }
-        let seldom = if wire.nature.piece_bytes == 1 { 2_048 } else { 64 };
+        // About as many stalls for so many bytes, however small the pieces are.
+        let seldom = (45_000 / wire.nature.piece_bytes.max(1)).max(64) as u64;
         let stall = if wire.dice.below(seldom) == 0 { wire.nature.stall_millis } else { 0 };
         let stall = wire.dice.millis(stall + 1);
         let delay = wire.nature.delay;

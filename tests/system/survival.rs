@@ -11,9 +11,11 @@ use anyhow::Result;
 use keyhaven_tests::consumer::Call;
 use keyhaven_tests::consumer::Chat;
 use keyhaven_tests::consumer::get_with;
+use keyhaven_tests::daemons::AgentSite;
 use keyhaven_tests::daemons::HubSite;
 use keyhaven_tests::daemons::PATIENCE;
 use keyhaven_tests::daemons::eventually;
+use serde_json::json;
 use std::path::Path;
 
 const ROUNDS: usize = 10;
@@ -79,6 +81,38 @@ async fn a_hub_goes_on_after_its_agent_was_killed_and_takes_it_back() -> Result<
         until_served(&scene.chat(), scene.hub.consumer).await?;
     }
     assert!(!scene.hub.process.stderr().contains("panicked"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_older_of_two_copies_finishes_its_call_and_is_told_why_it_ends() -> Result<()> {
+    let scene = Scene::build().await?;
+    let hub = scene.hub.consumer;
+    let mut call = Call::begin(hub, &scene.chat().streamed("older", "step").request()).await?;
+    scene.upstream.steps().release("older", 1);
+    call.until_body(1).await?;
+    let copy = AgentSite::new(&scene.dir.path().join("copy"));
+    std::fs::create_dir(copy.dir())?;
+    for file in ["vault.json", "vault.key"] {
+        std::fs::copy(scene.agent.dir().join(file), copy.dir().join(file))?;
+    }
+
+    let mut newer = copy.start_before(&scene.upstream)?;
+    eventually("the newer link", || async {
+        let links = scene.site.links().await?;
+        Ok(links.iter().any(|link| link["streams"] == 0 && link["offers"] != json!([])).then_some(()))
+    })
+    .await?;
+    let told_early = scene.agent_process.stderr().contains("KH-E1006");
+    let by_newer = until_served(&scene.chat(), hub).await?;
+    scene.upstream.steps().release("older", 100);
+    let by_older = call.answer().await;
+    eventually("a word to the older", || async { Ok(scene.agent_process.stderr().contains("KH-E1006").then_some(())) })
+        .await?;
+
+    assert!(!told_early && by_newer.complete());
+    assert!(by_older.complete() && by_older.text().ends_with("data: [DONE]\n\n"), "{}", by_older.text());
+    assert!(newer.is_running() && !newer.stderr().contains("KH-E1006"));
     Ok(())
 }
 

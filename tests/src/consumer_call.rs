@@ -4,6 +4,8 @@
 //! Invariant: the forms of calls and errors are written down from the vendors' documents, not
 //! taken from the code under test.
 
+use crate::form::Errors;
+use crate::form::Form;
 use crate::house::House;
 use crate::http1::Framing;
 use crate::http1::Head;
@@ -17,88 +19,9 @@ use anyhow::Context;
 use anyhow::Result;
 use anyhow::ensure;
 use serde_json::Value;
-use serde_json::json;
 
 /// The header that names a call in every answer.
 pub const CALL_ID_HEADER: &str = "keyhaven-call-id";
-
-/// A form in which consumers call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// OpenAI chat completions.
-    OpenAi,
-    /// Azure, by deployment.
-    AzureDeployment,
-    /// Azure, v1 API.
-    AzureV1,
-    /// Anthropic messages.
-    Anthropic,
-    /// DeepSeek chat completions.
-    DeepSeek,
-    /// DeepSeek messages.
-    DeepSeekMessages,
-}
-
-/// The form of errors that a consumer's SDK reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Errors {
-    /// `{"error":{"message","type","param","code"}}`: OpenAI and DeepSeek.
-    OpenAi,
-    /// `{"error":{"code","message"}}`.
-    Azure,
-    /// `{"type":"error","error":{"type","message"},"request_id"}`.
-    Anthropic,
-}
-
-impl Form {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::OpenAi, Self::AzureDeployment, Self::AzureV1, Self::Anthropic, Self::DeepSeek, Self::DeepSeekMessages];
-
-    /// The request target that names the vendor.
-    #[must_use]
-    pub const fn target(self) -> &'static str {
-        match self {
-            Self::OpenAi => "/via/openai/v1/chat/completions",
-            Self::AzureDeployment => "/via/azure/kit/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
-            Self::AzureV1 => "/via/azure/kit/openai/v1/chat/completions",
-            Self::Anthropic => "/via/anthropic/v1/messages",
-            Self::DeepSeek => "/via/deepseek/chat/completions",
-            Self::DeepSeekMessages => "/via/deepseek/anthropic/v1/messages",
-        }
-    }
-
-    /// Whose form it is.
-    #[must_use]
-    pub const fn vendor(self) -> Vendor {
-        match self {
-            Self::OpenAi => Vendor::OpenAi,
-            Self::AzureDeployment | Self::AzureV1 => Vendor::Azure,
-            Self::Anthropic => Vendor::Anthropic,
-            Self::DeepSeek | Self::DeepSeekMessages => Vendor::DeepSeek,
-        }
-    }
-
-    /// The form of its errors.
-    #[must_use]
-    pub const fn errors(self) -> Errors {
-        match self {
-            Self::OpenAi | Self::DeepSeek => Errors::OpenAi,
-            Self::AzureDeployment | Self::AzureV1 => Errors::Azure,
-            Self::Anthropic | Self::DeepSeekMessages => Errors::Anthropic,
-        }
-    }
-
-    /// A model it knows.
-    #[must_use]
-    pub const fn model(self) -> &'static str {
-        match self {
-            Self::OpenAi | Self::AzureDeployment | Self::AzureV1 => "gpt-4o",
-            Self::Anthropic => "claude-haiku-4-5-20251001",
-            Self::DeepSeek | Self::DeepSeekMessages => "deepseek-chat",
-        }
-    }
-}
 
 /// A request, still open to be twisted.
 #[derive(Debug, Clone)]
@@ -117,11 +40,11 @@ impl Call {
             method: "POST".to_owned(),
             target: form.target().to_owned(),
             headers: Vec::new(),
-            body: body(form, false),
+            body: form.body(false),
         };
         let call = call
             .with("host", "hub.example")
-            .with("content-type", "application/json")
+            .with("content-type", &form.content_type())
             .with("authorization", &format!("Bearer {key}"));
         match form.errors() {
             Errors::Anthropic => call.with("anthropic-version", "2023-06-01"),
@@ -132,7 +55,7 @@ impl Call {
     /// Asks for a stream.
     #[must_use]
     pub fn streamed(self, form: Form) -> Self {
-        self.body(body(form, true))
+        self.body(form.body(true))
     }
 
     /// Names the call for the upstream's record.
@@ -230,14 +153,6 @@ impl Call {
 #[must_use]
 pub fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
-}
-
-/// A proper body, model first.
-#[must_use]
-pub fn body(form: Form, stream: bool) -> Vec<u8> {
-    let messages = json!([{"role": "user", "content": "Grüezi 🙂"}]);
-    let model = form.model();
-    format!(r#"{{"model":"{model}","messages":{messages},"max_tokens":64,"stream":{stream}}}"#).into_bytes()
 }
 
 /// The case of the normal calls around every insult.

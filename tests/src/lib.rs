@@ -8,6 +8,7 @@ pub mod clients;
 pub mod consumer;
 pub mod consumer_call;
 pub mod daemons;
+pub mod form;
 pub mod house;
 pub mod http1;
 pub mod process;

@@ -19,6 +19,9 @@ use tokio::net::TcpStream;
 /// The longest wait for anything the server should do.
 pub const WAIT_MAX: Duration = Duration::from_secs(20);
 
+/// Who takes nothing for so long has stopped reading.
+const STUCK_AFTER: Duration = Duration::from_millis(100);
+
 /// Body bytes that are kept for looking at; all of them are hashed.
 const KEEP_BYTES_MAX: usize = 8 << 20;
 
@@ -70,6 +73,22 @@ impl RawClient {
     /// When the server has closed, or takes nothing for [`WAIT_MAX`].
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         tokio::time::timeout(WAIT_MAX, self.socket.write_all(bytes)).await?
+    }
+
+    /// Sends of these bytes what the server takes: all, or as much as until it has taken nothing for
+    /// [`STUCK_AFTER`].
+    ///
+    /// # Errors
+    /// When the server has closed.
+    pub async fn send_until_stuck(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match tokio::time::timeout(STUCK_AFTER, self.socket.write(&bytes[sent..])).await {
+                Ok(written) => sent += written?,
+                Err(_) => break,
+            }
+        }
+        Ok(sent)
     }
 
     /// Sends a request and waits for its answer. That the server stops listening half-way is no

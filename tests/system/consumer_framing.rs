@@ -8,12 +8,11 @@ use anyhow::Result;
 use anyhow::bail;
 use keyhaven_tests::consumer_call::Call;
 use keyhaven_tests::consumer_call::Calm;
-use keyhaven_tests::consumer_call::Errors;
-use keyhaven_tests::consumer_call::Form;
-use keyhaven_tests::consumer_call::body;
 use keyhaven_tests::consumer_call::chunk;
 use keyhaven_tests::consumer_call::refused;
 use keyhaven_tests::consumer_call::tells_nothing;
+use keyhaven_tests::form::Errors;
+use keyhaven_tests::form::Form;
 use keyhaven_tests::house::House;
 use keyhaven_tests::house::Plan;
 use keyhaven_tests::http1::Framing;
@@ -38,12 +37,12 @@ async fn a_body_beyond_the_bound_is_refused_before_a_byte_of_it_or_while_it_stre
         assert_eq!(client.end().await?, Ended::Closed, "{form:?}: with nothing unread, the close is a proper one");
 
         // Who sends it all the same gets the same answer.
-        let big = sized(form, limit + 1, true);
+        let big = form.sized_body(limit + 1, true);
         let answer = call.clone().body(big.clone()).make(&house).await?;
         refused(&house, &answer, form.errors(), 413, "KH-E2007")?;
 
         for model_first in [true, false] {
-            let call = call.clone().body(sized(form, limit + 100_000, model_first));
+            let call = call.clone().body(form.sized_body(limit + 100_000, model_first));
             let mut client = RawClient::connect(house.hub.consumer).await?;
             let answer = client.ask(&call.chunked(16 << 10)).await?;
             refused(&house, &answer, form.errors(), 413, "KH-E2007")
@@ -52,7 +51,7 @@ async fn a_body_beyond_the_bound_is_refused_before_a_byte_of_it_or_while_it_stre
         }
 
         let case = format!("at-{form:?}");
-        let call = Call::new(form, &house.api_key).case(&case).body(sized(form, limit, true));
+        let call = Call::new(form, &house.api_key).case(&case).body(form.sized_body(limit, true));
         assert_eq!(call.make(&house).await?.head.status(), 200, "{form:?}: exactly the bound is allowed");
     }
     let whole = house.upstream.exchanges_of("big").iter().filter(|exchange| exchange.request.complete).count();
@@ -68,7 +67,7 @@ async fn a_model_that_comes_late_is_found_and_every_byte_passes() -> Result<()> 
     for form in Form::ALL {
         for (name, chunk_bytes) in [("length", None), ("chunks", Some(5000)), ("one chunk", Some(usize::MAX))] {
             let case = format!("{form:?}-{name}");
-            let call = Call::new(form, &house.api_key).case(&case).body(sized(form, 1 << 20, false));
+            let call = Call::new(form, &house.api_key).case(&case).body(form.sized_body(1 << 20, false));
             let bytes = chunk_bytes.map_or_else(|| call.bytes(), |size| call.chunked(size));
             let answer = RawClient::connect(house.hub.consumer).await?.ask(&bytes).await?;
             assert_eq!(answer.head.status(), 200, "{case}");
@@ -88,7 +87,7 @@ async fn who_expects_a_100_gets_it_only_when_the_body_is_wanted() -> Result<()> 
 
     for form in Form::ALL {
         let call = Call::new(form, &house.api_key).with("expect", "100-continue").case(&format!("{form:?}"));
-        let bytes = body(form, false);
+        let bytes = form.body(false);
         let mut client = RawClient::connect(house.hub.consumer).await?;
         client.send(&call.head(&format!("content-length: {}\r\n", bytes.len()))).await?;
         client.until(|seen| seen.messages().first().is_some_and(|first| first.head.status() == 100)).await?;
@@ -119,7 +118,7 @@ async fn smuggled_lengths_make_no_second_request() -> Result<()> {
     let house = House::build().await?;
     let calm = Calm::of(&house).await?;
     let call = Call::new(Form::OpenAi, &house.api_key).case("first");
-    let good = body(Form::OpenAi, false);
+    let good = Form::OpenAi.body(false);
     let chunked = [chunk(&good), b"0\r\n\r\n".to_vec()].concat();
     let second = Call::new(Form::OpenAi, &house.api_key).case("second").bytes();
     let line = |text: &str| text.replace('\n', "\r\n");
@@ -177,7 +176,7 @@ async fn smuggled_lengths_make_no_second_request() -> Result<()> {
 async fn a_body_whose_chunks_are_garbage_is_refused_and_ends_the_connection() -> Result<()> {
     let house = House::build().await?;
     let calm = Calm::of(&house).await?;
-    let good = body(Form::OpenAi, false);
+    let good = Form::OpenAi.body(false);
     let (first, rest) = good.split_at(good.len() / 2);
     let second = Call::new(Form::OpenAi, &house.api_key).case("second").bytes();
     let tails: [(&str, Vec<u8>); 9] = [
@@ -213,10 +212,10 @@ async fn lone_line_feeds_are_rewritten_on_the_way() -> Result<()> {
     let house = House::build().await?;
     let calm = Calm::of(&house).await?;
     let call = Call::new(Form::OpenAi, &house.api_key).case("lf");
-    let head = call.head(&format!("content-length: {}\r\n", body(Form::OpenAi, false).len()));
+    let head = call.head(&format!("content-length: {}\r\n", Form::OpenAi.body(false).len()));
     let head = String::from_utf8(head)?.replace("\r\n", "\n");
 
-    let bytes = [head.into_bytes(), body(Form::OpenAi, false)].concat();
+    let bytes = [head.into_bytes(), Form::OpenAi.body(false)].concat();
     let answer = RawClient::connect(house.hub.consumer).await?.ask(&bytes).await?;
 
     assert_eq!(answer.head.status(), 200);
@@ -232,8 +231,8 @@ async fn who_is_refused_in_an_upload_can_send_on_and_read_why() -> Result<()> {
     let calm = Calm::of(&house).await?;
 
     for form in Form::ALL {
-        let call = Call::new(form, &house.api_key).body(sized(form, 12 << 20, true));
-        let stranger = Call::new(form, "kh_sk_stranger").body(sized(form, 12 << 20, true));
+        let call = Call::new(form, &house.api_key).body(form.sized_body(12 << 20, true));
+        let stranger = Call::new(form, "kh_sk_stranger").body(form.sized_body(12 << 20, true));
         let rows = [
             (call.bytes(), 413, "KH-E2007"),
             (call.chunked(64 << 10), 413, "KH-E2007"),
@@ -271,14 +270,14 @@ async fn the_rest_of_a_refused_body_is_never_read_as_a_request() -> Result<()> {
         ("not JSON", broken),
         (
             "answered early",
-            [good.clone().play("early").head("content-length: 9000\r\n"), body(Form::OpenAi, false)[..60].to_vec()]
+            [good.clone().play("early").head("content-length: 9000\r\n"), Form::OpenAi.body(false)[..60].to_vec()]
                 .concat(),
         ),
         (
             "vendor's refusal",
             [
                 good.clone().play("early-close").head("content-length: 9000\r\n"),
-                body(Form::OpenAi, false)[..60].to_vec(),
+                Form::OpenAi.body(false)[..60].to_vec(),
             ]
             .concat(),
         ),
@@ -342,18 +341,18 @@ async fn room_for_bodies_that_are_held_back_is_bounded_and_given_back() -> Resul
     for round in 0..20 {
         let form = Form::ALL[round % Form::ALL.len()];
         let call = Call::new(form, &house.api_key);
-        let fits = call.clone().body(sized(form, held * 9 / 10, false));
+        let fits = call.clone().body(form.sized_body(held * 9 / 10, false));
         until_served(&house, &fits).await.with_context(|| format!("round {round}"))?;
         // With the model first nothing needs to be held.
-        let passes = call.clone().body(sized(form, held * 8, true));
+        let passes = call.clone().body(form.sized_body(held * 8, true));
         assert_eq!(passes.make(&house).await?.head.status(), 200, "round {round}");
-        let answer = call.clone().body(sized(form, held * 8, false)).make(&house).await?;
+        let answer = call.clone().body(form.sized_body(held * 8, false)).make(&house).await?;
         refused(&house, &answer, form.errors(), 503, "KH-E2010").with_context(|| format!("round {round}"))?;
         assert_eq!(answer.head.all("retry-after"), ["1"]);
         // Holds most of the room and leaves.
         let mut leaver = RawClient::connect(house.hub.consumer).await?;
         let head = call.head(&format!("content-length: {held}\r\n"));
-        leaver.send(&[head, sized(form, held, false)[..held / 2].to_vec()].concat()).await?;
+        leaver.send(&[head, form.sized_body(held, false)[..held / 2].to_vec()].concat()).await?;
         leaver.reset();
     }
     calm.holds(&house).await
@@ -364,17 +363,6 @@ fn bounded() -> Plan {
     let mut plan = Plan::default();
     plan.hub.consumer.request_body_bytes_max = BODY_BYTES_MAX;
     plan
-}
-
-/// A proper body of exactly this many bytes, the model first or last.
-fn sized(form: Form, bytes: usize, model_first: bool) -> Vec<u8> {
-    let model = format!(r#""model":"{}""#, form.model());
-    let rest = |filler: &str| format!(r#""max_tokens":64,"messages":[{{"role":"user","content":"{filler}"}}]"#);
-    let fill = "é".repeat((bytes - rest("").len() - model.len() - 3) / 2);
-    let padding = " ".repeat((bytes - rest("").len() - model.len() - 3) % 2);
-    let rest = rest(&fill);
-    if model_first { format!("{{{model},{rest}{padding}}}") } else { format!("{{{rest}{padding},{model}}}") }
-        .into_bytes()
 }
 
 /// Calls until there is room: who left a moment ago may still be holding some.

@@ -7,19 +7,29 @@ use anyhow::Context;
 use anyhow::Result;
 use anyhow::ensure;
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_protocol::provider::endpoint::BodyKind;
+use keyhaven_protocol::provider::endpoint::Endpoint;
 use keyhaven_tests::consumer_call::Call;
 use keyhaven_tests::consumer_call::Calm;
-use keyhaven_tests::consumer_call::Errors;
-use keyhaven_tests::consumer_call::Form;
-use keyhaven_tests::consumer_call::body;
 use keyhaven_tests::consumer_call::calls_at_vendors;
 use keyhaven_tests::consumer_call::chunk;
 use keyhaven_tests::consumer_call::has_call_id;
 use keyhaven_tests::consumer_call::refused;
 use keyhaven_tests::consumer_call::tells_nothing;
+use keyhaven_tests::form::Errors;
+use keyhaven_tests::form::Form;
 use keyhaven_tests::house::House;
 use keyhaven_tests::house::Plan;
 use keyhaven_tests::raw_client::RawClient;
+use keyhaven_tests::upstream::vendor::Vendor;
+
+#[test]
+fn every_endpoint_of_the_table_is_tried_by_what_tries_all() {
+    let calls = |endpoint: &&Endpoint| !endpoint.served_by_hub() && endpoint.body() != BodyKind::WebSocket;
+    let numbers: Vec<u16> = Endpoint::ALL.iter().filter(calls).map(|endpoint| endpoint.number()).collect();
+
+    assert_eq!(numbers, Form::ALL.map(Form::number), "write a request for the new endpoint in the kit's `form.rs`");
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_path_that_only_resembles_an_endpoint_is_refused_with_a_hint() -> Result<()> {
@@ -345,7 +355,7 @@ async fn who_sends_slowly_is_given_up_in_time() -> Result<()> {
     let house = House::build_as(plan).await?;
     let calm = Calm::of(&house).await?;
     let call = Call::new(Form::Anthropic, &house.api_key).case("slow");
-    let good = body(Form::Anthropic, false);
+    let good = Form::Anthropic.body(false);
     let head = call.head(&format!("content-length: {}\r\n", good.len()));
     let beginnings = [
         ("nothing", Vec::new(), None),
@@ -422,11 +432,12 @@ async fn what_tells_of_the_consumer_or_the_way_stays_at_the_hub_and_the_rest_pas
 
     for form in Form::ALL {
         let case = format!("{form:?}");
-        let query = match form {
-            Form::AzureDeployment => "?api-version=2024-10-21",
-            Form::AzureV1 => "?api-version=preview",
-            Form::Anthropic | Form::DeepSeekMessages => "?beta=true",
-            Form::OpenAi | Form::DeepSeek => "",
+        let query = match form.vendor() {
+            Vendor::Azure if form.target().contains("/openai/v1/") => "?api-version=preview",
+            Vendor::Azure => "?api-version=2024-10-21",
+            Vendor::Anthropic => "?beta=true",
+            Vendor::DeepSeek if form.errors() == Errors::Anthropic => "?beta=true",
+            Vendor::OpenAi | Vendor::DeepSeek => "",
         };
         let target = format!("{}{query}", form.target().split('?').next().unwrap_or_default());
         let smuggled = "x=%2F..%2f%0d%0aHost:%20evil&y=a|b,c;d";
@@ -437,7 +448,7 @@ async fn what_tells_of_the_consumer_or_the_way_stays_at_the_hub_and_the_rest_pas
         let call = kept.iter().chain(&passed).fold(call, |call, (name, value)| call.with(name, value));
         let trailers = b"0\r\nauthorization: Bearer kh_sk_trailer\r\nx-kit-play: status-500\r\n\r\n";
         let head = call.head("transfer-encoding: chunked\r\ntrailer: authorization\r\n");
-        let bytes = [&head[..], &chunk(&body(form, false)), trailers].concat();
+        let bytes = [&head[..], &chunk(&form.body(false)), trailers].concat();
         let answer = RawClient::connect(house.hub.consumer).await?.ask(&bytes).await?;
 
         assert_eq!(answer.head.status(), 200, "{case}: {}", String::from_utf8_lossy(&answer.body));

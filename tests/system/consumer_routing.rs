@@ -6,13 +6,12 @@ use anyhow::Context;
 use anyhow::Result;
 use keyhaven_tests::consumer_call::Call;
 use keyhaven_tests::consumer_call::Calm;
-use keyhaven_tests::consumer_call::Errors;
-use keyhaven_tests::consumer_call::Form;
-use keyhaven_tests::consumer_call::body;
 use keyhaven_tests::consumer_call::calls_at_vendors;
 use keyhaven_tests::consumer_call::has_call_id;
 use keyhaven_tests::consumer_call::refused;
 use keyhaven_tests::consumer_call::tells_nothing;
+use keyhaven_tests::form::Errors;
+use keyhaven_tests::form::Form;
 use keyhaven_tests::house::House;
 use serde_json::Value;
 
@@ -44,7 +43,7 @@ async fn without_a_named_vendor_path_headers_and_model_decide() -> Result<()> {
 
     for (number, (target, form, model, header, host)) in rows.into_iter().enumerate() {
         let case = format!("route-{number}");
-        let bytes = String::from_utf8(body(form, false))?.replace(form.model(), model);
+        let bytes = String::from_utf8(form.body(false))?.replace(form.model(), model);
         let mut call = Call::new(form, &house.api_key).target(target).case(&case).body(bytes);
         if !header.is_empty() {
             call = call.without("authorization").with(header, &house.api_key);

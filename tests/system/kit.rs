@@ -8,6 +8,7 @@ use anyhow::Result;
 use bytes::BytesMut;
 use keyhaven_tests::aimock::Aimock;
 use keyhaven_tests::ca::TestCa;
+use keyhaven_tests::form::Form;
 use keyhaven_tests::http1;
 use keyhaven_tests::http1::Framing;
 use keyhaven_tests::http1::Side;
@@ -97,6 +98,39 @@ fn a_response_is_complete_only_when_its_framing_says_so() {
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     assert!(!complete(format!("{chunked}2\r\nab\r\n").as_bytes(), true));
     assert!(complete(format!("{chunked}2\r\nab\r\n0\r\n\r\n").as_bytes(), true));
+}
+
+#[tokio::test]
+async fn every_endpoint_has_a_request_that_its_vendor_answers() -> Result<()> {
+    let upstream = Upstream::start().await?;
+
+    for form in Form::ALL {
+        let target = form.target().trim_start_matches("/via").replace("/azure/kit/", "/azure/");
+        for stream in [false, true] {
+            let case = format!("{form:?}-{stream}");
+            let body = form.body(stream);
+            let head = format!(
+                "POST {target} HTTP/1.1\r\nhost: kit\r\nauthorization: Bearer {}\r\nanthropic-version: 2023-06-01\r\n\
+                 x-kit-case: {case}\r\ncontent-type: {}\r\ncontent-length: {}\r\n\r\n",
+                upstream.keys().of(form.vendor()),
+                form.content_type(),
+                body.len()
+            );
+            let answer = over_tcp(upstream.plain_addr(), &[head.into_bytes(), body].concat()).await?;
+            let message = one(&answer)?;
+            assert_eq!(message.head.status(), 200, "{case}: {}", text(&message.body));
+            assert!(message.complete && message.body_bytes > 0, "{case}");
+        }
+        for size in [2000, 2001] {
+            assert_eq!(
+                [form.sized_body(size, true).len(), form.sized_body(size, false).len()],
+                [size, size],
+                "{form:?}"
+            );
+        }
+    }
+    assert_eq!(upstream.violations(), Vec::<String>::new());
+    Ok(())
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! Invariant: nothing here is timed; what is asserted is what happened.
 
 mod agent_top;
+mod cancel;
 mod client_suite;
 mod command_line;
 mod consumer_framing;

@@ -8,26 +8,16 @@ use anyhow::Result;
 use anyhow::ensure;
 use keyhaven_tests::consumer_call::Call;
 use keyhaven_tests::consumer_call::Calm;
-use keyhaven_tests::consumer_call::Form;
-use keyhaven_tests::consumer_call::body;
 use keyhaven_tests::consumer_call::same_at_both_ends;
+use keyhaven_tests::form::Form;
 use keyhaven_tests::house::House;
 use keyhaven_tests::house::Plan;
 use keyhaven_tests::raw_client::RawClient;
 use keyhaven_tests::upstream::record::Exchange;
-use std::time::Duration;
-use std::time::Instant;
 use tokio::task::JoinSet;
-
-/// Of each way to leave.
-const LEAVERS: usize = 50;
 
 /// The most credit a stream's reader gives.
 const CREDIT_BYTES_MAX: u64 = 4 << 20;
-
-/// The longest time from a consumer's leaving to the vendor's seeing it. Far more than it takes,
-/// and far less than any timeout on the way.
-const PROMPTLY: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_piece_reaches_the_consumer_before_the_next_is_made() -> Result<()> {
@@ -57,7 +47,7 @@ async fn a_stream_of_many_pieces_arrives_in_order_and_whole() -> Result<()> {
     let calm = Calm::of(&house).await?;
 
     let mut calls = JoinSet::new();
-    for form in Form::ALL {
+    for form in Form::FEW {
         for play in
             ["chunks-200-1", "chunks-5-40", "slow-0", "big-3000000", "trailers", "100-continue", "to-end", "close"]
         {
@@ -183,9 +173,7 @@ async fn a_consumer_that_reads_nothing_for_too_long_is_given_up() -> Result<()> 
 async fn a_vendor_that_stops_reading_stops_the_upload_and_gets_all_of_it_later() -> Result<()> {
     let house = House::build().await?;
     let calm = Calm::of(&house).await?;
-    let content = "u".repeat(24 << 20);
-    let model = Form::Anthropic.model();
-    let bytes = format!(r#"{{"model":"{model}","max_tokens":9,"messages":[{{"role":"user","content":"{content}"}}]}}"#);
+    let bytes = Form::Anthropic.sized_body(24 << 20, true);
     let call = Call::new(Form::Anthropic, &house.api_key).case("upload").play("stall-upload-700").body(bytes);
 
     let mut client = RawClient::connect(house.hub.consumer).await?;
@@ -197,98 +185,10 @@ async fn a_vendor_that_stops_reading_stops_the_upload_and_gets_all_of_it_later()
     calm.holds(&house).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_that_leaves_before_the_head_closes_the_vendors_connection() -> Result<()> {
-    leave_at("before-head", "stall-head", true, Leave::OnceArrived).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_that_leaves_in_the_upload_closes_the_vendors_connection() -> Result<()> {
-    leave_at("mid-upload", "", false, Leave::HalfSent).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_that_leaves_in_a_stream_closes_the_vendors_connection() -> Result<()> {
-    leave_at("mid-stream", "chunks-60-1000", true, Leave::OnceAnswered).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_that_leaves_in_a_whole_answer_closes_the_vendors_connection() -> Result<()> {
-    leave_at("non-stream", "stall-body", false, Leave::OnceAnswered).await
-}
-
 /// The largest buffer that the kernel gives one direction of a connection by itself.
 fn buffer_bytes_max(name: &str) -> u64 {
     let setting = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
     setting.split_whitespace().nth(2).and_then(|most| most.parse().ok()).unwrap_or(8 << 20)
-}
-
-/// When a consumer leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leave {
-    /// The vendor has the request and says nothing.
-    OnceArrived,
-    /// Half of the request is sent, and the vendor has begun to get it.
-    HalfSent,
-    /// Some of the answer has come.
-    OnceAnswered,
-}
-
-/// Has consumers leave, all at once, half of them by reset, and waits until the vendor saw each.
-async fn leave_at(phase: &str, play: &str, streamed: bool, leave: Leave) -> Result<()> {
-    let house = House::build().await?;
-    let calm = Calm::of(&house).await?;
-    let mut left = Vec::new();
-    for number in 0..LEAVERS {
-        let form = Form::ALL[number % Form::ALL.len()];
-        let case = format!("{phase}-{number}");
-        let call = Call::new(form, &house.api_key).case(&case);
-        let call = if play.is_empty() { call } else { call.play(play) };
-        let mut client = RawClient::connect(house.hub.consumer).await?;
-        match leave {
-            Leave::HalfSent => {
-                let bytes = body(form, streamed);
-                let half = &bytes[..bytes.len() - 5];
-                client.send(&call.head(&format!("content-length: {}\r\n", bytes.len()))).await?;
-                client.send(half).await?;
-            }
-            Leave::OnceArrived | Leave::OnceAnswered if streamed => client.send(&call.streamed(form).bytes()).await?,
-            Leave::OnceArrived | Leave::OnceAnswered => client.send(&call.bytes()).await?,
-        }
-        left.push((case, client));
-    }
-    let mut closed = Vec::new();
-    for (case, mut client) in left {
-        let arrived = |exchange: &Exchange| {
-            let same = exchange.case.as_deref() == Some(case.as_str());
-            same && (leave == Leave::HalfSent || exchange.request.complete)
-        };
-        let seen = house.upstream.wait_for(arrived).await.context(case.clone())?;
-        ensure!(!seen.over(), "{case} was over before the consumer left");
-        ensure!(leave != Leave::HalfSent || !seen.request.complete, "{case} arrived whole");
-        if leave == Leave::OnceAnswered {
-            client.until(|seen| seen.messages().iter().any(|message| message.body_bytes > 0)).await?;
-        }
-        let at = Instant::now();
-        if closed.len() % 2 == 0 {
-            drop(client)
-        } else {
-            client.reset()
-        }
-        closed.push((case, at));
-    }
-    let mut waits = Vec::new();
-    for (case, at) in closed {
-        let gone =
-            |exchange: &Exchange| exchange.case.as_deref() == Some(case.as_str()) && exchange.peer_closed_at.is_some();
-        let seen = house.upstream.wait_for(gone).await.with_context(|| format!("{case} was lost"))?;
-        waits.push(seen.peer_closed_at.context("no time")?.saturating_duration_since(at));
-    }
-    ensure!(waits.iter().all(|wait| *wait < PROMPTLY), "{phase}: {waits:?}");
-    calm.holds(&house).await?;
-    let streams = house.hub.roster.links().first().context("no link")?.handle.stats().streams;
-    ensure!(streams == 0, "{streams} streams are left");
-    Ok(())
 }
 
 /// Releases a piece, waits until the consumer has all that the vendor sent, and so on to the end.

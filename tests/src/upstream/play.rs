@@ -101,6 +101,8 @@ pub struct Play {
     pub early: Option<Early>,
     /// Do not read the upload for this long after the head.
     pub stall_upload: Option<Duration>,
+    /// Do not read the upload before the test releases it, as a step of the case.
+    pub hold_upload: bool,
     /// A stream that reports an error half-way, inside a 200.
     pub error_in_stream: bool,
     /// Realtime: a ping before each event.
@@ -136,6 +138,7 @@ impl Play {
             ("slow", []) => self.slow = Some(Duration::from_millis(50)),
             ("slow", [ms]) => self.slow = Some(Duration::from_millis(*ms)),
             ("stall-upload", [ms]) => self.stall_upload = Some(Duration::from_millis(*ms)),
+            ("hold-upload", []) => self.hold_upload = true,
             ("step", []) => self.step = true,
             ("gzip", []) => self.coding = Some(Coding::Gzip),
             ("deflate", []) => self.coding = Some(Coding::Deflate),

@@ -237,6 +237,11 @@ impl Log {
         });
     }
 
+    /// Nothing more will be sent, though the peer may go on.
+    pub(super) fn sent_all(&self, place: Option<usize>) {
+        self.update(place, |exchange| exchange.sent.end(true));
+    }
+
     pub(super) fn ended(&self, place: Option<usize>, closes: bool) {
         let at = Instant::now();
         self.update(place, |exchange| {

@@ -149,6 +149,13 @@ impl Connection {
             // Not `wire.pause`: that would go on reading, and the point is not to.
             tokio::time::sleep(time).await;
         }
+        if request.play.hold_upload {
+            let case = request.head.first("x-kit-case").unwrap_or_default();
+            // The semaphore is never closed.
+            if let Ok(permit) = self.shared.steps.of(&case).acquire().await {
+                permit.forget();
+            }
+        }
         if request.head.first("expect").is_some() {
             self.wire.send(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }

@@ -177,7 +177,10 @@ impl Wire {
     /// Ends our direction only; the peer's stays open.
     pub(super) async fn end_of_ours(&mut self) -> Result<(), Gone> {
         match self.writer.shutdown().await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.log.sent_all(self.exchange);
+                Ok(())
+            }
             Err(_) => Err(self.leave(Closed::Error)),
         }
     }

@@ -311,7 +311,8 @@ struct Events {
 impl LinkEvents for Events {
     fn opened(&mut self, stream: LinkStream, open: Bytes) {
         let relay = self.linker.relay.clone();
-        self.linker.tasks.spawn("call", relay.serve(stream, open));
+        // Its state is kilobytes, which spawning would copy several times.
+        self.linker.tasks.spawn("call", Box::pin(relay.serve(stream, open)));
     }
 
     fn control(&mut self, _frame: &Frame) -> Result<(), LinkFault> {

@@ -36,6 +36,14 @@ pub struct VendorConnection<B>
 where
     B: Body + 'static,
 {
+    // It is handed on several times in each call, and HTTP and TLS are kilobytes of state.
+    live: Box<Live<B>>,
+}
+
+struct Live<B>
+where
+    B: Body + 'static,
+{
     host: Box<str>,
     sender: SendRequest<B>,
     driver: Connection<TokioIo<VendorStream>, B>,
@@ -57,17 +65,17 @@ where
     pub(super) async fn new(host: &str, stream: VendorStream) -> hyper::Result<Self> {
         let handshake = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(TokioIo::new(stream)).await?;
         let (sender, driver) = handshake;
-        Ok(Self { host: host.into(), sender, driver, over: false })
+        Ok(Self { live: Box::new(Live { host: host.into(), sender, driver, over: false }) })
     }
 
     pub(super) fn host(&self) -> &str {
-        &self.host
+        &self.live.host
     }
 
     /// Sends a request and waits for the head of the answer.
     pub(super) async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, Unanswered<B>> {
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let (driver, over) = (&mut self.driver, &mut self.over);
+        let Live { sender, driver, over, .. } = &mut *self.live;
+        let mut answer = pin!(sender.try_send_request(request));
         let answered = poll_fn(|cx| {
             // What went wrong is what the answer says.
             *over = *over || driver.poll_without_shutdown(cx).is_ready();
@@ -82,7 +90,8 @@ where
     /// Moves bytes both ways, as far as they go without waiting.
     pub fn poll_io(&mut self, cx: &mut Context<'_>) {
         // What went wrong is what the answer's body says.
-        self.over = self.over || self.driver.poll_without_shutdown(cx).is_ready();
+        let Live { driver, over, .. } = &mut *self.live;
+        *over = *over || driver.poll_without_shutdown(cx).is_ready();
     }
 
     /// The next piece of the answer's body.
@@ -101,7 +110,7 @@ where
         // Nobody waits: what comes while it is kept is looked at before its next use.
         let mut nobody = Context::from_waker(Waker::noop());
         self.poll_io(&mut nobody);
-        !self.over && self.sender.is_ready()
+        !self.live.over && self.live.sender.is_ready()
     }
 
     /// The connection's bytes from here on, after the vendor changed protocols: what came
@@ -109,7 +118,7 @@ where
     pub fn into_raw(mut self) -> Option<(Bytes, VendorStream)> {
         let mut nobody = Context::from_waker(Waker::noop());
         self.poll_io(&mut nobody);
-        let parts = self.over.then(|| self.driver.into_parts())?;
+        let parts = self.live.over.then(|| self.live.driver.into_parts())?;
         Some((parts.read_buf, parts.io.into_inner()))
     }
 }

@@ -30,7 +30,7 @@ use crate::provider::VendorConnection;
 
 /// An answer whose head has come.
 pub(super) struct Answer {
-    connection: VendorConnection<CallBody>,
+    connection: VendorConnection<Box<CallBody>>,
     body: Incoming,
     upload: Upload,
     patience: Patience,
@@ -45,7 +45,7 @@ type Piece = Option<hyper::Result<Frame<Bytes>>>;
 
 impl Answer {
     pub(super) fn new(
-        connection: VendorConnection<CallBody>,
+        connection: VendorConnection<Box<CallBody>>,
         body: Incoming,
         upload: Upload,
         mut patience: Patience,
@@ -84,7 +84,7 @@ impl Answer {
     }
 
     /// Nothing more is wanted of this answer.
-    pub(super) fn keep_connection(self, client: &VendorClient<CallBody>) {
+    pub(super) fn keep_connection(self, client: &VendorClient<Box<CallBody>>) {
         if self.may_be_kept {
             drop(self.body);
             client.keep(self.connection);
@@ -97,7 +97,7 @@ impl Answer {
         stream: &LinkStream,
         head: Bytes,
         begin: Option<Bytes>,
-        client: &VendorClient<CallBody>,
+        client: &VendorClient<Box<CallBody>>,
     ) -> End {
         match self.relay_all(stream, head, begin).await {
             Ok(()) => {

@@ -43,16 +43,16 @@ const ERROR_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Calls the vendor and relays what it says.
 pub(super) async fn exchange(
-    client: &VendorClient<CallBody>,
+    client: &VendorClient<Box<CallBody>>,
     calls: &Calls,
     stream: &LinkStream,
     vendor: VendorRequest,
 ) -> End {
-    let VendorRequest { host, request, upload, upgrade } = vendor;
+    let VendorRequest { key, request, upload, upgrade } = vendor;
     let (idle, to_head) = (calls.vendor_idle_timeout(), calls.vendor_head_timeout());
     let mut patience = Patience::until(upload.due(idle, to_head));
     let answered = {
-        let mut sent = pin!(client.send(&host, request));
+        let mut sent = pin!(client.send(&key.host, request));
         poll_fn(|cx| match sent.as_mut().poll(cx) {
             Poll::Ready(sent) => Poll::Ready(sent.map_err(|error| no_answer(&upload, &error))),
             Poll::Pending => patience.poll_late(cx, || upload.due(idle, to_head)).map(|()| Err(upload.late())),
@@ -66,7 +66,8 @@ pub(super) async fn exchange(
     let (head, body) = response.into_parts();
     let mut answer = Answer::new(connection, body, upload, patience, idle, upgrade.is_none());
     if let (Some(upgrade), StatusCode::SWITCHING_PROTOCOLS) = (upgrade, head.status) {
-        return switch(stream, upgrade, &head, answer).await;
+        // Rare, and its state is large: ordinary calls do not carry it.
+        return Box::pin(switch(stream, upgrade, &head, answer)).await;
     }
     let begin = match may_be_about_owner(head.status) {
         true => {

@@ -44,7 +44,7 @@ pub use upload::RequestBroke;
 /// Serves calls. One per agent, shared by all its links.
 pub struct Relay {
     vault: SharedVault,
-    client: VendorClient<CallBody>,
+    client: VendorClient<Box<CallBody>>,
     calls: Calls,
     offers: Offers,
     stopping: CancellationToken,

@@ -3,6 +3,8 @@
 //! Invariant: host and path come from the vault and the endpoint's template; of what the
 //! hub sent only a checked parameter, a checked query and filtered headers go in.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use http::HeaderValue;
 use http::Request;
@@ -34,8 +36,8 @@ use crate::vault::key::KeyInfo;
 
 /// A request that may be sent.
 pub(super) struct VendorRequest {
-    pub(super) host: String,
-    pub(super) request: Request<CallBody>,
+    pub(super) key: Arc<KeyInfo>,
+    pub(super) request: Request<Box<CallBody>>,
     pub(super) upload: Upload,
     /// What the vendor is to agree to before the connection becomes a WebSocket.
     pub(super) upgrade: Option<WantedUpgrade>,
@@ -54,7 +56,8 @@ pub(super) fn build(vault: &Vault, stream: &LinkStream, open: &OpenHead) -> Resu
     let endpoint = Endpoint::from_number(open.endpoint).filter(|endpoint| !endpoint.served_by_hub());
     let endpoint = endpoint.ok_or_else(|| not_allowed("the endpoint is not on the allow-list"))?;
     let unknown = || Abort::new(AbortReason::OfferUnknown);
-    let key = vault.key_info(open.vendor_key).filter(|key| key.provider == endpoint.provider()).ok_or_else(unknown)?;
+    let key =
+        vault.shared_info(open.vendor_key).filter(|key| key.provider == endpoint.provider()).ok_or_else(unknown)?;
     let uri = uri(&key, endpoint, open)?;
     let check = check(endpoint, &key, open)?;
     let mut headers = request_to_vendor(endpoint, &open.headers);
@@ -68,11 +71,12 @@ pub(super) fn build(vault: &Vault, stream: &LinkStream, open: &OpenHead) -> Resu
     }
 
     let (body, upload) = CallBody::new(stream, open.body, check);
-    let mut request = Request::new(body);
+    // It is handed on several times before it is sent.
+    let mut request = Request::new(Box::new(body));
     *request.method_mut() = endpoint.method();
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
-    Ok(VendorRequest { host: key.host, request, upload, upgrade })
+    Ok(VendorRequest { key, request, upload, upgrade })
 }
 
 fn uri(key: &KeyInfo, endpoint: Endpoint, open: &OpenHead) -> Result<Uri, Abort> {

@@ -3,6 +3,9 @@
 //! Invariant: one tag under the data key covers every field, and each secret
 //! is bound to all that is said about it, so an edited file does not open.
 
+use std::sync::Arc;
+use std::sync::OnceLock;
+
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::FleetId;
 use keyhaven_protocol::id::VendorKeyId;
@@ -50,6 +53,12 @@ pub(crate) struct KeyRecord {
     added_unix_ms: u64,
     attestation: Attestation,
     secret: Sealed,
+    /// What is said about the key, for every call with it.
+    #[serde(skip)]
+    shared: OnceLock<Arc<KeyInfo>>,
+    /// The bytes that the secret is bound to. A record's fields never change.
+    #[serde(skip)]
+    bound_to: OnceLock<Vec<u8>>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -146,12 +155,14 @@ impl Document {
             added_unix_ms: info.added_unix_ms,
             attestation: info.attestation.clone(),
             secret,
+            shared: OnceLock::new(),
+            bound_to: OnceLock::new(),
         });
         Ok(())
     }
 
     pub(crate) fn open_key(&self, record: &KeyRecord, data_key: &SealingKey) -> Option<zeroize::Zeroizing<Vec<u8>>> {
-        data_key.open(&record.secret, &self.key_bound_to(&record.info()))
+        data_key.open(&record.secret, record.bound_to.get_or_init(|| self.key_bound_to(record.shared_info())))
     }
 
     pub(crate) fn set_identity(
@@ -236,7 +247,11 @@ impl Document {
 
 impl KeyRecord {
     pub(crate) fn info(&self) -> KeyInfo {
-        KeyInfo {
+        self.shared_info().as_ref().clone()
+    }
+
+    pub(crate) fn shared_info(&self) -> &Arc<KeyInfo> {
+        let info = || KeyInfo {
             id: self.id,
             provider: self.provider,
             host: self.host.clone(),
@@ -246,7 +261,8 @@ impl KeyRecord {
             masked: self.masked.clone(),
             added_unix_ms: self.added_unix_ms,
             attestation: self.attestation.clone(),
-        }
+        };
+        self.shared.get_or_init(|| Arc::new(info()))
     }
 }
 

@@ -10,6 +10,7 @@ use keyhaven_protocol::frame::BodyLength;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
+use super::scene::ENDLESS;
 use super::scene::LONG;
 use super::scene::QUESTION;
 use super::scene::Scene;
@@ -102,7 +103,7 @@ async fn reach(scene: &Scene, phase: Phase) -> (LinkStream, Socket) {
         }
         Phase::UploadStalled => {
             let call = scene.open(BodyLength::Chunked);
-            call.send_data(Bytes::from_static(br#"{"prompt":""#)).unwrap();
+            call.send_data(Bytes::from_static(ENDLESS.as_bytes())).unwrap();
             let mut guest = scene.vendor.accept().await;
             guest.read_head().await;
             // Until nothing moves any more: the vendor reads nothing, and the credit is used up.

@@ -8,6 +8,7 @@ use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::BodyLength;
 use tokio::io::AsyncWriteExt as _;
 
+use super::scene::ENDLESS;
 use super::scene::QUESTION;
 use super::scene::Scene;
 use super::scene::Seen;
@@ -187,7 +188,7 @@ async fn who_stalls_is_told_apart_and_nobody_waits_for_ever() {
         async {
             let scene = Scene::impatient().await;
             let call = scene.open(BodyLength::Chunked);
-            call.send_data(Bytes::from_static(br#"{"prompt":""#)).unwrap();
+            call.send_data(Bytes::from_static(ENDLESS.as_bytes())).unwrap();
             let mut guest = scene.vendor.accept().await;
             guest.read_head().await;
             while call.capacity().await.is_ok() {

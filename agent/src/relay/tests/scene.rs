@@ -54,6 +54,9 @@ pub(super) const LONG: Duration = Duration::from_secs(20);
 /// A body that every check finds allowed.
 pub(super) const QUESTION: &str = r#"{"model":"gpt-5","messages":[]}"#;
 
+/// The begin of an allowed body that any number of letters may follow.
+pub(super) const ENDLESS: &str = r#"{"model":"gpt-5","messages":[{"role":"user","content":""#;
+
 pub(super) struct Scene {
     pub(super) vendor: FakeVendor,
     pub(super) hub: LinkHandle,

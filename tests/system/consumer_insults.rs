@@ -318,10 +318,9 @@ async fn a_head_beyond_the_bound_is_refused_natively() -> Result<()> {
     for form in Form::ALL {
         let call = Call::new(form, &house.api_key);
         let one = call.clone().with("x-bomb", &"b".repeat(100_000));
-        let many = (0..200).fold(call.clone(), |call, n| call.with(&format!("x-bomb-{n}"), &"b".repeat(500)));
-        let lines = (0..1000).fold(call.clone(), |call, n| call.with(&format!("x-{n}"), "b"));
+        let many = (0..80).fold(call.clone(), |call, n| call.with(&format!("x-bomb-{n}"), &"b".repeat(1200)));
         let path = format!("{}{}", form.target(), "/a".repeat(40_000));
-        for call in [one, many, lines] {
+        for call in [one, many] {
             let mut client = RawClient::connect(house.hub.consumer).await?;
             let answer = client.ask(&call.bytes()).await?;
             refused(&house, &answer, form.errors(), 431, "KH-E2008").with_context(|| format!("{form:?}"))?;
@@ -336,7 +335,7 @@ async fn a_head_beyond_the_bound_is_refused_natively() -> Result<()> {
         refused(&house, &answer, form.errors(), 400, "KH-E2006").with_context(|| format!("{form:?}"))?;
 
         // More lines or bytes than are parsed at all: the form is not known then.
-        let lines = (0..5000).fold(call.clone(), |call, n| call.with(&format!("x-{n}"), "b"));
+        let lines = (0..200).fold(call.clone(), |call, n| call.with(&format!("x-{n}"), "b"));
         let huge = call.with("x-bomb", &"b".repeat(2 << 20));
         for call in [lines, huge] {
             let mut client = RawClient::connect(house.hub.consumer).await?;

@@ -5,7 +5,6 @@
 //! and after a head was accepted there is no other.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -31,17 +30,17 @@ use keyhaven_protocol::provider::route::Route;
 use keyhaven_protocol::provider::websocket::accepts;
 use keyhaven_protocol::provider::websocket::offer_of;
 use metrics::counter;
-use tokio::time::Instant;
-use tokio::time::Sleep;
 use tracing::debug;
 
 use super::UserGateway;
+use super::connection::Connection;
 use super::placing::another_seat;
 use super::placing::endpoint_of;
 use super::placing::first_seat;
 use super::refusal::Refusal;
 use super::request::RequestError;
 use super::response::Record;
+use super::silence::Silence;
 use super::upload::Upload;
 use crate::agent_gateway::Seat;
 use crate::agent_gateway::SeatOutcome;
@@ -78,7 +77,7 @@ pub(super) struct Attempts<'a> {
     /// None: the call has no body.
     upload: Option<Box<Upload>>,
     tried: Vec<Seat>,
-    deadline: Pin<Box<Sleep>>,
+    silence: Silence,
 }
 
 /// An attempt without a head.
@@ -108,9 +107,10 @@ impl<'a> Attempts<'a> {
         call: Call<'a>,
         upload: Option<Box<Upload>>,
         record: &'a mut Record,
+        connection: &Connection,
     ) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(gateway.head_patience()));
-        Self { gateway, call, record, upload, tried: Vec::new(), deadline }
+        let silence = Silence::new(gateway.head_patience(), connection.clone());
+        Self { gateway, call, record, upload, tried: Vec::new(), silence }
     }
 
     /// Tries until there is a head or a last word.
@@ -211,16 +211,15 @@ impl<'a> Attempts<'a> {
 
     /// Passes the body on while waiting for the head; an answer may come before the last byte.
     async fn await_head(&mut self, stream: &LinkStream) -> Result<Bytes, NoHead> {
-        let Self { gateway, upload, record, deadline, .. } = self;
-        let patience = gateway.head_patience();
-        deadline.as_mut().reset(Instant::now() + patience);
+        let Self { upload, record, silence, .. } = self;
+        silence.moved();
         let mut passed_on = upload.as_ref().map_or(0, |upload| upload.passed_on());
         poll_fn(|cx| {
             if let Some(upload) = upload.as_mut().filter(|upload| !upload.is_over()) {
                 let passed = upload.poll(stream, cx);
                 if upload.passed_on() != passed_on || passed.is_ready() {
                     passed_on = upload.passed_on();
-                    deadline.as_mut().reset(Instant::now() + patience);
+                    silence.moved();
                 }
                 record.summary.request_bytes = upload.bytes();
                 if let Poll::Ready(Err(error)) = passed {
@@ -230,7 +229,7 @@ impl<'a> Attempts<'a> {
             if let Poll::Ready(head) = stream.poll_head(cx) {
                 return Poll::Ready(head.map_err(NoHead::Aborted));
             }
-            deadline.as_mut().poll(cx).map(|()| Err(NoHead::TooLate))
+            silence.poll(cx).map(|()| Err(NoHead::TooLate))
         })
         .await
     }

@@ -35,7 +35,6 @@ use keyhaven_protocol::provider::route::route;
 use keyhaven_protocol::provider::websocket::upgrade_of;
 use keyhaven_protocol::request_scan::RequestScan;
 use keyhaven_protocol::request_scan::SessionScan;
-use uuid::Uuid;
 
 use super::CallSummary;
 use super::Outcome;
@@ -52,15 +51,13 @@ use super::refusal::Refusal;
 use super::request::RequestBody;
 use super::response::Record;
 use super::response::Relayed;
+use super::silence::Silence;
 use super::upload::Bounds;
 use super::upload::HoldError;
 use super::upload::Upload;
 
 /// The header that names the call in every answer.
 const CALL_ID: HeaderName = HeaderName::from_static("keyhaven-call-id");
-
-/// Headers in one request.
-const HEADERS_MAX: usize = 256;
 
 impl UserGateway {
     /// The answer to any request; it is always one.
@@ -69,9 +66,10 @@ impl UserGateway {
         request: Request<Incoming>,
         connection: Connection,
     ) -> Response<AnswerBody> {
-        let call = CallId(Uuid::now_v7().into_bytes());
-        let mut record = Record::new(self.clone(), summary(call, &request));
-        let mut response = match self.serve_call(call, request, &mut record).await {
+        let began_unix_ms = unix_ms_now();
+        let call = self.ids.next(began_unix_ms);
+        let mut record = Record::new(self.clone(), summary(call, began_unix_ms, &request));
+        let mut response = match self.serve_call(call, request, &connection, &mut record).await {
             Ok(Answer::Ours(body)) => ours(body, record),
             Ok(Answer::Relayed(Answered { head, stream, upload })) => {
                 self.relay(head, Relayed::new(stream, upload, connection, self.idle(), record))
@@ -96,6 +94,7 @@ impl UserGateway {
         &self,
         call: CallId,
         request: Request<Incoming>,
+        connection: &Connection,
         record: &mut Record,
     ) -> Result<Answer, Refusal> {
         let (mut head, incoming) = request.into_parts();
@@ -126,7 +125,7 @@ impl UserGateway {
             let model = model_of_query(first.endpoint, head.uri.query());
             record.summary.model = model.map_err(|error| refused(error.code(), error.to_string()))?;
             let call = Call::new(call, &route, &head, BodyLength::Upgrade, record.summary.model.clone());
-            let answered = Attempts::new(self, call, None, record).run().await?;
+            let answered = Attempts::new(self, call, None, record, connection).run().await?;
             if answered.head.status != StatusCode::SWITCHING_PROTOCOLS {
                 return Ok(Answer::Relayed(answered));
             }
@@ -136,18 +135,17 @@ impl UserGateway {
         let body = body.map_err(|code| Refusal::new(shape, code).closing())?;
         let scan = RequestScan::for_candidates(&route.candidates, head.headers.get(header::CONTENT_TYPE));
         let scan = scan.map_err(|error| Refusal::scan(shape, &error).closing())?;
-        let upload = self.hold(incoming, scan, shape).await?;
+        let upload = self.hold(incoming, scan, connection, shape).await?;
         record.summary.model = upload.scan().model().map(str::to_owned);
         record.summary.request_bytes = upload.bytes();
         let call = Call::new(call, &route, &head, body, record.summary.model.clone());
-        Attempts::new(self, call, Some(upload), record).run().await.map(Answer::Relayed)
+        Attempts::new(self, call, Some(upload), record, connection).run().await.map(Answer::Relayed)
     }
 
     fn check_head(&self, head: &http::request::Parts, shape: ErrorShape) -> Result<(), Refusal> {
         let headers: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         let line = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
-        let too_many = head.headers.len() > HEADERS_MAX;
-        if too_many || (headers + line) as u64 > self.config.consumer.request_head_bytes_max {
+        if (headers + line) as u64 > self.config.consumer.request_head_bytes_max {
             return Err(Refusal::new(shape, ErrorCode::HeadTooLarge).closing());
         }
         let malformed = |why: &str| Err(Refusal::with_message(shape, ErrorCode::RequestMalformed, why.to_owned()));
@@ -162,9 +160,16 @@ impl UserGateway {
     }
 
     /// Reads until the scan has seen the model or the body ends.
-    async fn hold(&self, incoming: Incoming, scan: RequestScan, shape: ErrorShape) -> Result<Box<Upload>, Refusal> {
+    async fn hold(
+        &self,
+        incoming: Incoming,
+        scan: RequestScan,
+        connection: &Connection,
+        shape: ErrorShape,
+    ) -> Result<Box<Upload>, Refusal> {
         let consumer = &self.config.consumer;
-        let body = RequestBody::new(incoming, scan, consumer.request_body_bytes_max, consumer.request_idle_timeout());
+        let silence = Silence::new(consumer.request_idle_timeout(), connection.clone());
+        let body = RequestBody::new(incoming, scan, consumer.request_body_bytes_max, silence);
         let bounds = Bounds {
             held_bytes_max: consumer.held_body_bytes_per_call_max,
             replayed_bytes_max: self.config.calls.replayed_body_bytes,
@@ -229,10 +234,10 @@ fn body_length(headers: &HeaderMap, bytes_max: u64) -> Result<BodyLength, ErrorC
     if length > bytes_max { Err(ErrorCode::RequestTooLarge) } else { Ok(BodyLength::Known(length)) }
 }
 
-fn summary(call: CallId, request: &Request<Incoming>) -> CallSummary {
+fn summary(call: CallId, began_unix_ms: u64, request: &Request<Incoming>) -> CallSummary {
     CallSummary {
         call,
-        began_unix_ms: unix_ms_now(),
+        began_unix_ms,
         request: format!("{} {}", request.method(), clipped(request.uri().path())),
         provider: None,
         model: None,

@@ -3,6 +3,8 @@
 //! Invariant: the connection's place is free only when the last of them is done with it.
 
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -11,6 +13,8 @@ use std::task::Poll;
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::OwnedSemaphorePermit;
+
+use super::silence::Timer;
 
 /// One consumer's connection, seen from its calls and from its socket.
 #[derive(Clone)]
@@ -22,6 +26,8 @@ struct Shared {
     flushes: AtomicU64,
     waker: AtomicWaker,
     is_tunnel: AtomicBool,
+    /// The timer that is lent to whoever waits.
+    timer: Mutex<Option<Timer>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -31,6 +37,7 @@ impl Connection {
             flushes: AtomicU64::new(0),
             waker: AtomicWaker::new(),
             is_tunnel: AtomicBool::new(false),
+            timer: Mutex::new(None),
             _place: place,
         };
         Self { shared: Arc::new(shared) }
@@ -51,6 +58,16 @@ impl Connection {
     pub(super) fn was_flushed(&self) {
         self.shared.flushes.fetch_add(1, Ordering::Release);
         self.shared.waker.wake();
+    }
+
+    /// Its timer, if nobody has it.
+    pub(super) fn lend_timer(&self) -> Option<Timer> {
+        self.shared.timer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Its timer, or one made beside it, for whoever waits next.
+    pub(super) fn give_back(&self, timer: Timer) {
+        *self.shared.timer.lock().unwrap_or_else(PoisonError::into_inner) = Some(timer);
     }
 
     /// From now on it carries a WebSocket's bytes: each side ends by itself.

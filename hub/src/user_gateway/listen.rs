@@ -30,10 +30,6 @@ use super::linger::Lingering;
 use super::repoll::Repolled;
 use super::writes::Watched;
 
-/// Headers in one request that hyper parses; more are a bare 431. Far more than we take, so
-/// that too many get an answer of ours.
-const HEADERS_PARSED_MAX: usize = 1024;
-
 /// The operator's certificate.
 #[derive(Clone)]
 pub struct ConsumerTls {
@@ -149,7 +145,6 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
         .max_buf_size(head_bytes_hard_max)
-        .max_headers(HEADERS_PARSED_MAX)
         .serve_connection(io, service)
         .with_upgrades();
     let mut serving = std::pin::pin!(serving);

@@ -6,10 +6,12 @@
 mod attempt;
 mod body;
 mod call;
+mod call_ids;
 mod connection;
 mod held;
 mod linger;
 mod listen;
+mod meters;
 mod models;
 mod placing;
 mod realtime;
@@ -17,6 +19,7 @@ mod refusal;
 mod repoll;
 mod request;
 mod response;
+mod silence;
 mod upload;
 mod waiting;
 mod writes;
@@ -38,7 +41,9 @@ use crate::dispatch::Dispatch;
 
 pub use listen::ConsumerTls;
 
+use call_ids::CallIds;
 use held::HeldBytes;
+use meters::Meters;
 use waiting::WaitingRoom;
 
 /// What became of a call.
@@ -51,6 +56,17 @@ pub enum Outcome {
     Aborted,
     /// We answered with an error of our own.
     Refused,
+}
+
+impl Outcome {
+    /// As metrics and logs name it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Served => "served",
+            Self::Aborted => "aborted",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// One call that is over, for those who watch.
@@ -93,6 +109,8 @@ pub struct UserGateway {
     held: HeldBytes,
     waiting: WaitingRoom,
     calls: broadcast::Sender<CallSummary>,
+    ids: CallIds,
+    meters: Meters,
     served: AtomicU64,
     tasks: Tasks,
 }
@@ -116,6 +134,8 @@ impl UserGateway {
             held,
             waiting,
             calls,
+            ids: CallIds::new(),
+            meters: Meters::default(),
             served: AtomicU64::new(0),
             tasks,
         })

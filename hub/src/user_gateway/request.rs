@@ -5,8 +5,6 @@
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
-use std::task::ready;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Body;
@@ -16,10 +14,9 @@ use keyhaven_protocol::provider::endpoint::Endpoint;
 use keyhaven_protocol::provider::native_error::ErrorShape;
 use keyhaven_protocol::request_scan::RequestScan;
 use keyhaven_protocol::request_scan::ScanError;
-use tokio::time::Instant;
-use tokio::time::Sleep;
 
 use super::refusal::Refusal;
+use super::silence::Silence;
 
 /// Why a request's body is not passed on.
 #[derive(Debug, thiserror::Error)]
@@ -52,13 +49,12 @@ pub(super) struct RequestBody {
     scan: RequestScan,
     bytes: u64,
     bytes_max: u64,
-    idle: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
+    silence: Silence,
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, scan: RequestScan, bytes_max: u64, idle: Duration) -> Self {
-        Self { incoming, scan, bytes: 0, bytes_max, idle, timer: None }
+    pub(super) fn new(incoming: Incoming, scan: RequestScan, bytes_max: u64, silence: Silence) -> Self {
+        Self { incoming, scan, bytes: 0, bytes_max, silence }
     }
 
     /// Holds the body to the one endpoint that is meant.
@@ -84,9 +80,9 @@ impl RequestBody {
         loop {
             let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
-                Poll::Pending => return self.poll_too_slow(cx).map(Err),
+                Poll::Pending => return self.silence.poll(cx).map(|()| Err(RequestError::TooSlow)),
             };
-            self.timer = None;
+            self.silence.moved();
             let Some(frame) = frame else {
                 self.scan.finish()?;
                 return Poll::Ready(Ok(None));
@@ -105,12 +101,5 @@ impl RequestBody {
                 return Poll::Ready(Ok(Some(piece)));
             }
         }
-    }
-
-    fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<RequestError> {
-        let idle = self.idle;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + idle)));
-        ready!(Future::poll(timer.as_mut(), cx));
-        Poll::Ready(RequestError::TooSlow)
     }
 }

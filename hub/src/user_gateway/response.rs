@@ -2,7 +2,6 @@
 //!
 //! Invariant: nothing is buffered here; a slow consumer stops the vendor through credit.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
@@ -20,15 +19,15 @@ use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::ResponseHead;
 use keyhaven_protocol::link::Incoming;
 use metrics::counter;
-use metrics::histogram;
 use tokio::time::Instant;
-use tokio::time::Sleep;
 use tracing::info;
 
 use super::CallSummary;
 use super::Outcome;
 use super::UserGateway;
 use super::connection::Connection;
+use super::meters::name;
+use super::silence::Silence;
 use super::upload::Upload;
 
 /// The response broke off; the consumer's connection is cut so that it shows.
@@ -41,8 +40,8 @@ pub(super) struct Relayed {
     stream: LinkStream,
     upload: Option<Box<Upload>>,
     connection: Connection,
-    idle: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// The agent watches the vendor's; this watches the agent's, and at the end the consumer's.
+    silence: Silence,
     record: Record,
     phase: Phase,
     /// Bytes still to come of a declared length.
@@ -65,7 +64,8 @@ impl Relayed {
         idle: Duration,
         record: Record,
     ) -> Self {
-        Self { stream, upload, connection, idle, timer: None, record, phase: Phase::Flowing, left: None }
+        let silence = Silence::new(idle, connection.clone());
+        Self { stream, upload, connection, silence, record, phase: Phase::Flowing, left: None }
     }
 
     /// The head goes out now.
@@ -94,7 +94,7 @@ impl Relayed {
                 Phase::Over => return Poll::Ready(None),
                 Phase::Breaking(reason, flushes) => {
                     let gone =
-                        self.connection.poll_flushed_since(flushes, cx).is_ready() || self.poll_silence(cx).is_ready();
+                        self.connection.poll_flushed_since(flushes, cx).is_ready() || self.silence.poll(cx).is_ready();
                     if !gone {
                         return Poll::Pending;
                     }
@@ -128,10 +128,10 @@ impl Relayed {
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         if let Poll::Ready(incoming) = self.stream.poll_data(cx) {
-            self.timer = None;
+            self.silence.moved();
             return Poll::Ready(incoming);
         }
-        ready!(self.poll_silence(cx));
+        ready!(self.silence.poll(cx));
         let abort = Abort::new(AbortReason::VendorTimeout);
         self.stream.abort(abort.clone());
         Poll::Ready(Incoming::Aborted(abort))
@@ -146,14 +146,6 @@ impl Relayed {
             self.record.summary.request_bytes = upload.bytes();
             self.upload = None;
         }
-    }
-
-    /// The agent watches the vendor's silence; this watches the agent's, and at the end
-    /// the consumer's.
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let idle = self.idle;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + idle)));
-        Future::poll(timer.as_mut(), cx)
     }
 }
 
@@ -193,33 +185,26 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.summary.total_micros = self.elapsed_micros();
         let summary = &self.summary;
-        let provider = summary.provider.map_or("none", |provider| provider.name());
-        let outcome = match summary.outcome {
-            Outcome::Served => "served",
-            Outcome::Aborted => "aborted",
-            Outcome::Refused => "refused",
-        };
-        counter!("keyhaven_user_gateway_calls_total", "provider" => provider, "outcome" => outcome).increment(1);
+        let meters = &self.gateway.meters;
+        meters.ended(summary.provider, summary.outcome);
         if summary.status != 0 {
-            histogram!("keyhaven_user_gateway_first_byte_seconds", "provider" => provider)
-                .record(seconds(summary.first_byte_micros));
+            meters.began(summary.provider, Duration::from_micros(summary.first_byte_micros));
         }
         if let Some(reason) = self.aborted_for {
             counter!("keyhaven_user_gateway_aborts_total", "reason" => reason.name()).increment(1);
         }
+        let outcome = summary.outcome.name();
         info!(
             call.id = %summary.call,
             call.status = summary.status,
-            call.outcome = outcome,
-            call.provider = provider,
+            call.provider = name(summary.provider),
+            call.attempts = summary.attempts,
             total_micros = summary.total_micros,
-            "call {} {outcome} with {} after {} ms", summary.call, summary.status, summary.total_micros / 1000
+            "call {outcome}"
         );
-        // Nobody may be watching, which is fine.
-        let _ = self.gateway.calls.send(summary.clone());
+        if self.gateway.calls.receiver_count() > 0 {
+            // Whoever watched may have left in between, which is fine.
+            let _ = self.gateway.calls.send(summary.clone());
+        }
     }
-}
-
-fn seconds(micros: u64) -> f64 {
-    Duration::from_micros(micros).as_secs_f64()
 }

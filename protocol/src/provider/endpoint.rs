@@ -49,6 +49,8 @@ struct Row {
     answer: Answer,
     base: &'static str,
     also: &'static [&'static str],
+    /// Whether `path`, and with it each of `also`, has a `{parameter}`.
+    has_parameter: bool,
 }
 
 macro_rules! endpoints {
@@ -76,9 +78,10 @@ macro_rules! endpoints {
                 match self { $(Self::$name => $number,)* }
             }
 
-            fn row(self) -> Row {
+            fn row(self) -> &'static Row {
                 match self {
-                    $(Self::$name => Row {
+                    $(Self::$name => {
+                        static ROW: Row = Row {
                         provider: Provider::$provider,
                         method: Method::$method,
                         path: $path,
@@ -88,7 +91,10 @@ macro_rules! endpoints {
                         answer: Answer::$answer,
                         base: $base,
                         also: &[$($also),*],
-                    },)*
+                        has_parameter: names_parameter($path),
+                        };
+                        &ROW
+                    })*
                 }
             }
         }
@@ -374,7 +380,7 @@ impl Endpoint {
 
     /// The one method it takes.
     pub fn method(self) -> Method {
-        self.row().method
+        self.row().method.clone()
     }
 
     /// The vendor's path, with at most one `{parameter}`.
@@ -405,7 +411,7 @@ impl Endpoint {
 
     /// Whether the vendor's path carries a parameter.
     pub fn has_parameter(self) -> bool {
-        self.template().contains('{')
+        self.row().has_parameter
     }
 
     /// The path to send to the vendor, built from the template alone.
@@ -431,6 +437,10 @@ impl Endpoint {
     pub(super) fn matches(self, path: &str) -> Option<Option<&str>> {
         let row = self.row();
         let mut templates = std::iter::once(&row.path).chain(row.also);
+        // Most templates are plain paths, and every request is compared with all of them.
+        if !row.has_parameter {
+            return templates.any(|template| *template == path).then_some(None);
+        }
         templates.find_map(|template| match_template(template, path))
     }
 }
@@ -455,6 +465,18 @@ fn match_template<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> 
     is_parameter(parameter).then_some(Some(parameter))
 }
 
+const fn names_parameter(template: &str) -> bool {
+    let bytes = template.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] == b'{' {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
 /// What stands before and after the `{parameter}`.
 fn split_template(template: &str) -> Option<(&str, &str)> {
     let (before, rest) = template.split_once('{')?;
@@ -466,6 +488,15 @@ fn split_template(template: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn every_path_of_an_endpoint_has_the_parameter_or_none_has() {
+        for endpoint in Endpoint::ALL {
+            let row = endpoint.row();
+            let paths = std::iter::once(&row.path).chain(row.also);
+            assert!(paths.into_iter().all(|path| path.contains('{') == row.has_parameter), "{endpoint:?}");
+        }
+    }
 
     #[test]
     fn numbers_are_unique_and_lead_back_to_their_endpoint() {

@@ -178,7 +178,7 @@ async fn a_seat_that_never_named_the_model_does_not_follow_one_that_did() {
 async fn a_negative_in_the_middle_of_an_upload_sends_all_of_it_again() {
     let scene = Scene::build().await;
     let mut agents = vec![scene.agent(1, &["gpt-9"]).await, scene.agent(2, &["gpt-9"]).await];
-    let text = format!(r#"{{"model":"gpt-9","input":"{}"}}"#, "x".repeat(600_000));
+    let text = format!(r#"{{"model":"gpt-9","messages":[{{"role":"user","content":"{}"}}]}}"#, "x".repeat(600_000));
     let mut consumer = scene.connect().await;
     consumer.send(scene.chat_head(text.len()).as_bytes()).await;
     consumer.send(&text.as_bytes()[..300_000]).await;
@@ -200,7 +200,7 @@ async fn a_body_beyond_the_bound_is_tried_once() {
     config.calls.replayed_body_bytes = 1000;
     let mut scene = Scene::build_as(config).await;
     let mut agents = vec![scene.agent(1, &["gpt-9"]).await, scene.agent(2, &["gpt-9"]).await];
-    let text = format!(r#"{{"model":"gpt-9","input":"{}"}}"#, "x".repeat(1000));
+    let text = format!(r#"{{"model":"gpt-9","messages":[{{"role":"user","content":"{}"}}]}}"#, "x".repeat(1000));
     let mut consumer = scene.ask(&text).await;
 
     let (_, stream) = next_call(&mut agents).await;

@@ -59,7 +59,7 @@ async fn a_large_upload_is_not_held_once_it_flows() {
     let scene = Scene::build().await;
     let mut agent = scene.agent(1, &["gpt-9"]).await;
     let mut consumer = scene.connect().await;
-    let (opening, closing) = (r#"{"model":"gpt-9","input":""#, r#""}"#);
+    let (opening, closing) = (r#"{"model":"gpt-9","messages":[{"role":"user","content":""#, r#""}]}"#);
     consumer.send(scene.chat_head(opening.len() + BYTES + closing.len()).as_bytes()).await;
     consumer.send(opening.as_bytes()).await;
     let (_, stream) = agent.call().await;
@@ -111,7 +111,7 @@ async fn an_answer_in_the_middle_of_an_upload_reaches_the_consumer_and_ends_the_
 async fn an_answer_that_begins_in_the_middle_of_an_upload_streams_beside_it() {
     let scene = Scene::build().await;
     let mut agent = scene.agent(1, &["gpt-9"]).await;
-    let text = format!(r#"{{"model":"gpt-9","input":"{}"}}"#, "x".repeat(400_000));
+    let text = format!(r#"{{"model":"gpt-9","messages":[{{"role":"user","content":"{}"}}]}}"#, "x".repeat(400_000));
     let mut consumer = scene.connect().await;
     consumer.send(scene.chat_head(text.len()).as_bytes()).await;
     consumer.send(&text.as_bytes()[..100_000]).await;
@@ -146,7 +146,7 @@ async fn a_consumer_that_leaves_in_the_middle_of_an_upload_aborts_it() {
 async fn begun_upload(scene: &Scene, length: usize) -> Consumer {
     let mut consumer = scene.connect().await;
     consumer.send(scene.chat_head(length).as_bytes()).await;
-    consumer.send(br#"{"model":"gpt-9","input":"xxxxx"#).await;
+    consumer.send(br#"{"model":"gpt-9","messages":[{"role":"user","content":"xxxxx"#).await;
     consumer
 }
 

@@ -3,8 +3,10 @@
 //! Invariant: whoever carries a tunnel over TCP prepares it here, on both sides alike.
 
 use std::io;
+#[cfg(target_os = "linux")]
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -35,11 +37,12 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use tokio::net::TcpListener;
 
+    #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_prepared_connection_stages_little_and_gives_up_in_time() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

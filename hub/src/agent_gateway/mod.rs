@@ -53,7 +53,7 @@ pub use seat::Seat;
 const SUSPENDED_RETRY_MS: u64 = 60_000;
 
 /// When a copy whose link another one took may try to take it back: at once, they would fight.
-const REPLACED_RETRY_MS: u64 = 60_000;
+const REPLACED_RETRY_MS: u64 = 5_000;
 
 /// Everything a link's task needs.
 pub struct AgentGateway {

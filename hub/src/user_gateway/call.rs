@@ -17,6 +17,7 @@ use http::StatusCode;
 use http::Uri;
 use http::Version;
 use http::header;
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use keyhaven_daemon::clock::unix_ms_now;
@@ -69,6 +70,7 @@ impl UserGateway {
         let began_unix_ms = unix_ms_now();
         let call = self.ids.next(began_unix_ms);
         let mut record = Record::new(self.clone(), summary(call, began_unix_ms, &request));
+        record.body_taken = request.body().is_end_stream();
         let mut response = match self.serve_call(call, request, &connection, &mut record).await {
             Ok(Answer::Ours(body)) => ours(body, record),
             Ok(Answer::Relayed(Answered { head, stream, upload })) => {
@@ -78,6 +80,9 @@ impl UserGateway {
                 self.switch(&head, stream, Switched { consumer, scan, connection }, record)
             }
             Err(refusal) => {
+                // A body that nobody reads ends the connection; a consumer that was not told so
+                // would send its next request into it.
+                let refusal = if record.body_taken { refusal } else { refusal.closing() };
                 let response = refusal.into_response(call);
                 record.summary.outcome = Outcome::Refused;
                 record.summary.status = response.status().as_u16();
@@ -135,6 +140,7 @@ impl UserGateway {
         let body = body.map_err(|code| Refusal::new(shape, code).closing())?;
         let scan = RequestScan::for_candidates(&route.candidates, head.headers.get(header::CONTENT_TYPE));
         let scan = scan.map_err(|error| Refusal::scan(shape, &error).closing())?;
+        record.body_taken = true;
         let upload = self.hold(incoming, scan, connection, shape).await?;
         record.summary.model = upload.scan().model().map(str::to_owned);
         record.summary.request_bytes = upload.bytes();

@@ -96,6 +96,7 @@ mod tests {
             r#"{"type":"input_audio_buffer.append","audio":"aGVsbG8="}"#,
             r#"{"type":"response.create","response":{"conversation":"none","metadata":{"prompt":"x"},"input":[{"type":"item_reference","id":"i0"}],"max_output_tokens":"inf"}}"#,
             r#"{"type":"response.create"}"#,
+            r#"{"type":"something.new"}"#,
             r#"{"type":"response.cancel","response_id":"r"}"#,
             r#"{"type":"conversation.item.truncate","item_id":"i","content_index":0,"audio_end_ms":5}"#,
         ];
@@ -119,7 +120,8 @@ mod tests {
             r#"{"type":"conversation.item.create","item":{"type":"mcp_approval_response","approve":true}}"#,
             r#"{"type":"conversation.item.create","item":{"type":"message","role":"user","content":[{"type":"input_image","file_id":"f"}]}}"#,
             r#"{"type":"response.create","response":{"conversation":"conv_1"}}"#,
-            r#"{"type":"something.new"}"#,
+            r#"{"type":"something.new","session":{"prompt":{}}}"#,
+            r#"{"type":7}"#,
             r#"{"type":"session.update","extra":{}}"#,
             r#"{"type":"session.update","type":"response.create"}"#,
             "[]",

@@ -11,6 +11,9 @@ use rustix::param::clock_ticks_per_second;
 pub(crate) struct Ticks(u64);
 
 impl Ticks {
+    /// None: what a process has at its beginning.
+    pub(crate) const ZERO: Self = Self(0);
+
     /// By a process, its threads, and its children that have ended.
     pub(crate) fn of(pid: u32) -> Self {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -88,7 +88,6 @@ pub(crate) async fn measure(plan: &Plan, output: Output, figures: &mut Figures) 
     figures.note("fleet_link_cpu_ns", NAME, used / count.max(1) as u64);
 
     let peer = Peer { name: NAME, addr: hub.consumer, key, parts: Vec::new() };
-    figures.note_latencies("fleet_first_byte", NAME, probes::first_bytes(&peer, plan.serial_calls).await?);
 
     output.note("a burst through some of them");
     let served = burst(&peer, fleet, count.min(BURST_CALLS_MAX)).await?;
@@ -96,15 +95,18 @@ pub(crate) async fn measure(plan: &Plan, output: Output, figures: &mut Figures) 
     let grown = cpu::resident_kib(&[hub.process.pid()]).saturating_sub(resident) * 1024;
     figures.note("fleet_burst_agents", NAME, served);
     figures.note("fleet_burst_bytes", NAME, idle + grown / served.max(1));
+    figures.note_latencies("fleet_first_byte", NAME, probes::first_bytes(&peer, plan.serial_calls).await?);
 
     output.note("the hub is killed and started again");
     let refused_before = ask(fleet, 0).await?.refused;
     hub.process.kill_9()?;
     let killed_at = monotonic_ns();
-    let _again = site.start().await?;
+    let again = site.start().await?;
     let answered = until_answered(&peer).await?;
     let up = until_linked(fleet, count, killed_at).await?;
+    let used = Ticks::of(again.process.pid()).ns_since(Ticks::ZERO);
     note_return(&up, killed_at, figures);
+    figures.note("reconnect_cpu_ns", NAME, used / count.max(1) as u64);
     figures.note("reconnect_service_ns", NAME, answered.saturating_sub(killed_at));
     let refused = up.refused - refused_before;
     if refused > 0 {

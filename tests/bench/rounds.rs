@@ -35,6 +35,9 @@ const REPEATS_MAX: usize = 3;
 
 const CONNECTIONS: [u32; 3] = [1, 32, 256];
 
+/// Before each measurement of load.
+const WARMING: Duration = Duration::from_secs(1);
+
 /// Streams that saturate a peer while another one is looked at.
 const SATURATING: usize = 4;
 
@@ -111,6 +114,9 @@ async fn load(
     connections: u32,
     figures: &mut Figures,
 ) -> Result<Spent> {
+    // Connections to the vendor are made once, and not in every three seconds of a day.
+    let warm = script.run(peer, connections, WARMING).await?;
+    figures.note_errors(format!("failed calls through {}", peer.name), warm.errors);
     let mut observer = Observer::connect(street.upstream.plain).await?;
     let answered_before = observer.seen().await?.calls;
     let used = Used::now(peer);

@@ -18,6 +18,7 @@ use http::Uri;
 use http::Version;
 use http::header;
 use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use keyhaven_daemon::clock::unix_ms_now;
@@ -70,8 +71,10 @@ impl UserGateway {
         let began_unix_ms = unix_ms_now();
         let call = self.ids.next(began_unix_ms);
         let mut record = Record::new(self.clone(), summary(call, began_unix_ms, &request));
-        record.body_taken = request.body().is_end_stream();
-        let mut response = match self.serve_call(call, request, &connection, &mut record).await {
+        let (head, body) = request.into_parts();
+        let asks_first = head.headers.contains_key(header::EXPECT);
+        let mut body = Some(body);
+        let mut response = match self.serve_call(call, head, &mut body, &connection, &mut record).await {
             Ok(Answer::Ours(body)) => ours(body, record),
             Ok(Answer::Relayed(Answered { head, stream, upload })) => {
                 self.relay(head, Relayed::new(stream, upload, connection, self.idle(), record))
@@ -82,7 +85,14 @@ impl UserGateway {
             Err(refusal) => {
                 // A body that nobody reads ends the connection; a consumer that was not told so
                 // would send its next request into it.
-                let refusal = if record.body_taken { refusal } else { refusal.closing() };
+                let is_read = match body {
+                    None => true,
+                    Some(unread) if unread.is_end_stream() => true,
+                    // Reading would ask the consumer for it.
+                    Some(_) if asks_first => false,
+                    Some(unread) => is_read_to_its_end(unread).await,
+                };
+                let refusal = if is_read { refusal } else { refusal.closing() };
                 let response = refusal.into_response(call);
                 record.summary.outcome = Outcome::Refused;
                 record.summary.status = response.status().as_u16();
@@ -98,11 +108,11 @@ impl UserGateway {
     async fn serve_call(
         &self,
         call: CallId,
-        request: Request<Incoming>,
+        mut head: http::request::Parts,
+        body: &mut Option<Incoming>,
         connection: &Connection,
         record: &mut Record,
     ) -> Result<Answer, Refusal> {
-        let (mut head, incoming) = request.into_parts();
         let route = route(&head.method, &path(&head.uri), &head.headers).map_err(|error| Refusal::route(&error))?;
         let shape = route.shape;
         if head.version < Version::HTTP_11 {
@@ -136,15 +146,15 @@ impl UserGateway {
             }
             return Ok(Answer::Switched(answered, consumer, SessionScan::new(first.endpoint)));
         }
-        let body = body_length(&head.headers, self.config.consumer.request_body_bytes_max);
-        let body = body.map_err(|code| Refusal::new(shape, code).closing())?;
+        let length = body_length(&head.headers, self.config.consumer.request_body_bytes_max);
+        let length = length.map_err(|code| Refusal::new(shape, code).closing())?;
         let scan = RequestScan::for_candidates(&route.candidates, head.headers.get(header::CONTENT_TYPE));
         let scan = scan.map_err(|error| Refusal::scan(shape, &error).closing())?;
-        record.body_taken = true;
+        let incoming = body.take().ok_or_else(|| Refusal::new(shape, ErrorCode::Internal).closing())?;
         let upload = self.hold(incoming, scan, connection, shape).await?;
         record.summary.model = upload.scan().model().map(str::to_owned);
         record.summary.request_bytes = upload.bytes();
-        let call = Call::new(call, &route, &head, body, record.summary.model.clone());
+        let call = Call::new(call, &route, &head, length, record.summary.model.clone());
         Attempts::new(self, call, Some(upload), record, connection).run().await.map(Answer::Relayed)
     }
 
@@ -212,6 +222,28 @@ impl UserGateway {
         self.config.calls.vendor_idle_timeout() + AGENT_HEAD_START
     }
 }
+
+/// Reads a body that nobody wants, within bounds. Says whether that was all of it.
+async fn is_read_to_its_end(mut body: Incoming) -> bool {
+    let reading = async {
+        let mut bytes = 0;
+        while bytes <= UNWANTED_BYTES_MAX {
+            match body.frame().await {
+                None => return true,
+                Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, Bytes::len),
+                Some(Err(_)) => return false,
+            }
+        }
+        false
+    };
+    tokio::time::timeout(UNWANTED_TIME_MAX, reading).await.unwrap_or(false)
+}
+
+/// How long a body that nobody wants may take; clients send it right behind the head.
+const UNWANTED_TIME_MAX: Duration = Duration::from_millis(50);
+
+/// What is read of a body that nobody wants, so that the connection can go on.
+const UNWANTED_BYTES_MAX: usize = 64 * 1024;
 
 enum Answer {
     Ours(Bytes),

@@ -167,15 +167,13 @@ pub(super) struct Record {
     pub(super) summary: CallSummary,
     pub(super) began: Instant,
     pub(super) aborted_for: Option<AbortReason>,
-    /// Somebody reads the request's body, or it has none.
-    pub(super) body_taken: bool,
     gateway: Arc<UserGateway>,
 }
 
 impl Record {
     pub(super) fn new(gateway: Arc<UserGateway>, summary: CallSummary) -> Self {
         gateway.served.fetch_add(1, Ordering::Relaxed);
-        Self { summary, began: Instant::now(), aborted_for: None, body_taken: false, gateway }
+        Self { summary, began: Instant::now(), aborted_for: None, gateway }
     }
 
     pub(super) fn elapsed_micros(&self) -> u64 {

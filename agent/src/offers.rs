@@ -61,7 +61,7 @@ pub struct Offers {
 
 struct Shared {
     keys: Mutex<HashMap<VendorKeyId, Known>>,
-    changed: watch::Sender<u64>,
+    changed: watch::Sender<()>,
     /// A key is to be asked for its models, earlier than was known.
     due: Notify,
 }
@@ -78,14 +78,14 @@ struct Known {
 impl Offers {
     /// What the vault holds now; the vendors have not been asked yet.
     pub fn new(vault: &SharedVault) -> Self {
-        let shared = Shared { keys: Mutex::default(), changed: watch::Sender::new(0), due: Notify::new() };
+        let shared = Shared { keys: Mutex::default(), changed: watch::Sender::new(()), due: Notify::new() };
         let offers = Self { shared: Arc::new(shared) };
         offers.take_over(vault.read().keys());
         offers
     }
 
     /// Changes whenever the offers did.
-    pub fn changed(&self) -> watch::Receiver<u64> {
+    pub fn changed(&self) -> watch::Receiver<()> {
         self.shared.changed.subscribe()
     }
 
@@ -119,7 +119,7 @@ impl Offers {
                 known.state = KeyState::Exhausted;
                 known.ask_at = Instant::now() + EXHAUSTED_REST;
                 drop(keys);
-                self.shared.changed.send_modify(|version| *version += 1);
+                self.shared.changed.send_replace(());
             }
         }
         self.shared.due.notify_one();
@@ -135,7 +135,7 @@ impl Offers {
             keys.insert(id, known.unwrap_or_else(|| Known::new(info)));
         }
         drop(keys);
-        self.shared.changed.send_modify(|version| *version += 1);
+        self.shared.changed.send_replace(());
         self.shared.due.notify_one();
     }
 
@@ -181,7 +181,7 @@ impl Offers {
             Err(ListError::Rejected(_) | ListError::Unreachable(_) | ListError::Vault(_)) => {}
         }
         drop(keys);
-        self.shared.changed.send_modify(|version| *version += 1);
+        self.shared.changed.send_replace(());
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<VendorKeyId, Known>> {

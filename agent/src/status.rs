@@ -153,9 +153,9 @@ pub struct CallTotals {
     pub opened: u64,
     /// Answered by the vendor to the end.
     pub served: u64,
-    /// Ended before, by the consumer, the hub or the vendor.
+    /// Ended by the consumer, the hub or the link, or broken off by the vendor after its answer began.
     pub aborted: u64,
-    /// Not made: not on the allow-list, no key, no room.
+    /// Ended by this agent: not allowed, no key, no room, no usable answer, about the owner's account, or stopping.
     pub refused: u64,
 }
 

@@ -56,7 +56,7 @@ pub struct Consumer {
     pub request_body_bytes_max: u64,
     /// Bytes of one request's line and headers. Default: 65536 (64 KiB).
     pub request_head_bytes_max: u64,
-    /// Bytes of bodies that all calls together hold back for the scan.
+    /// Bytes of bodies that all calls together hold back for the scan or keep for another attempt.
     /// Default: 268435456 (256 MiB).
     pub held_body_bytes_max: u64,
     /// Bytes of one body that may come before its `model`. Default: 67108864 (64 MiB).

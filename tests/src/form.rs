@@ -225,12 +225,6 @@ impl Form {
         Self::ALL.into_iter().filter(|form| !form.kind().is_multipart()).collect()
     }
 
-    /// Whether the path names the model, so that the body may do without.
-    #[must_use]
-    pub fn names_model_in_path(self) -> bool {
-        self.target().contains("/deployments/")
-    }
-
     /// The type of its body.
     #[must_use]
     pub fn content_type(self) -> String {

@@ -104,7 +104,10 @@ fn walk(dir: &Path, prefix: &str, found: &mut Vec<String>) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let path = format!("{prefix}{name}");
         let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_dir() && !SKIPPED.contains(&name.as_str()) {
+        if SKIPPED.contains(&name.as_str()) {
+            continue;
+        }
+        if kind.is_dir() {
             walk(&entry.path(), &format!("{path}/"), found);
         } else if kind.is_file() {
             found.push(path);

@@ -192,7 +192,8 @@ impl Linker {
                     asked = error.retry_after();
                 }
             }
-            let wait = backoff.next(random()).max(asked);
+            // Without random bytes the wait is the shortest, which is safe, only less polite.
+            let wait = backoff.next(getrandom::u64().unwrap_or_default()).max(asked);
             tokio::select! {
                 biased;
                 () = draining.cancelled() => return Ok(()),
@@ -324,11 +325,4 @@ impl LinkEvents for Events {
         // Full means that the one who dials already knows.
         let _ = self.news.try_send(News::Drains(self.began.elapsed()));
     }
-}
-
-fn random() -> u64 {
-    let mut bytes = [0; 8];
-    // Without random bytes the wait is the shortest, which is safe, only less polite.
-    let _ = getrandom::fill(&mut bytes);
-    u64::from_le_bytes(bytes)
 }

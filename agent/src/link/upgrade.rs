@@ -13,9 +13,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use keyhaven_daemon::link::Socket;
 use keyhaven_protocol::handshake::TUNNEL_PATH;
+use keyhaven_protocol::provider::websocket::proof_of;
 use keyhaven_protocol::websocket::Role;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::dial::HUB_NAME;
 use super::dial::Tls;
@@ -66,7 +66,7 @@ fn check(response: &Response<Incoming>, key: &str) -> Result<(), UpgradeError> {
     }
     let text = |name: HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
     let upgraded = text(header::UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
-    let proved = text(header::SEC_WEBSOCKET_ACCEPT) == Some(derive_accept_key(key.as_bytes()).as_str());
+    let proved = text(header::SEC_WEBSOCKET_ACCEPT) == Some(proof_of(key.as_bytes()).as_str());
     // No extension was offered, so none can be agreed to.
     let plain = !response.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
     if upgraded && proved && plain { Ok(()) } else { Err(UpgradeError::NoWebSocket) }

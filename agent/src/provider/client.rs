@@ -21,7 +21,7 @@ use super::connection::VendorConnection;
 use super::connector::Connector;
 use super::egress::Egress;
 
-/// Connections kept per host while nobody uses them: as many as calls may be under way by
+/// Connections kept per host while nobody uses them: no fewer than calls may be under way by
 /// default, since each one that is not kept costs a TLS handshake.
 const IDLE_CONNECTIONS_MAX: usize = 1024;
 

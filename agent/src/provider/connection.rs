@@ -10,7 +10,6 @@ use std::pin::pin;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
-use std::task::ready;
 
 use bytes::Bytes;
 use http::Request;
@@ -101,8 +100,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         self.poll_io(cx);
-        let frame = ready!(Pin::new(body).poll_frame(cx));
-        Poll::Ready(frame)
+        Pin::new(body).poll_frame(cx)
     }
 
     /// Whether another request may be sent, after a look at what the vendor did meanwhile.

@@ -146,11 +146,7 @@ fn no_answer(upload: &Upload, error: &VendorError) -> Abort {
 }
 
 pub(super) fn reason_of_http(error: &hyper::Error) -> AbortReason {
-    if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
-        AbortReason::VendorGarbage
-    } else {
-        AbortReason::VendorBroke
-    }
+    if error.is_parse() { AbortReason::VendorGarbage } else { AbortReason::VendorBroke }
 }
 
 #[cfg(test)]

@@ -145,8 +145,8 @@ fn said_by_words(text: &str) -> Said {
 
 fn names_account(text: &str) -> bool {
     ACCOUNT_IDS.iter().any(|prefix| {
-        let rests = text.match_indices(prefix).map(|(at, _)| &text[at + prefix.len()..]);
-        rests.into_iter().any(|rest| rest.bytes().take_while(u8::is_ascii_alphanumeric).count() >= ACCOUNT_ID_CHARS_MIN)
+        let mut rests = text.match_indices(prefix).map(|(at, _)| &text[at + prefix.len()..]);
+        rests.any(|rest| rest.bytes().take_while(u8::is_ascii_alphanumeric).count() >= ACCOUNT_ID_CHARS_MIN)
     })
 }
 

@@ -31,11 +31,6 @@ impl<S> ReadAhead<S> {
     pub fn new(io: S) -> Self {
         Self { io, ahead: BytesMut::new(), given: 0 }
     }
-
-    /// The connection below.
-    pub fn get_ref(&self) -> &S {
-        &self.io
-    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {

@@ -84,11 +84,6 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// The connection below.
-    pub fn get_ref(&self) -> &S {
-        &self.io
-    }
-
     /// The next binary message.
     ///
     /// # Errors

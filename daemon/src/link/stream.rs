@@ -46,7 +46,7 @@ impl LinkStream {
         if let Some(abort) = state.link.aborted(id) {
             return Poll::Ready(Err(abort));
         }
-        keep(state.wakers.entry(id).or_default().reader.get_or_insert_with(|| cx.waker().clone()), cx);
+        keep(&mut state.wakers.entry(id).or_default().reader, cx);
         Poll::Pending
     }
 
@@ -61,7 +61,7 @@ impl LinkStream {
             .unwrap_or_else(|StreamOver| Incoming::Aborted(Abort::new(AbortReason::LinkLost)));
         match incoming {
             Incoming::Pending => {
-                keep(state.wakers.entry(id).or_default().reader.get_or_insert_with(|| cx.waker().clone()), cx);
+                keep(&mut state.wakers.entry(id).or_default().reader, cx);
                 Poll::Pending
             }
             Incoming::Data(_) => {
@@ -85,7 +85,7 @@ impl LinkStream {
         let mut state = shared.lock();
         match state.link.send_capacity(id) {
             Ok(0) => {
-                keep(state.wakers.entry(id).or_default().writer.get_or_insert_with(|| cx.waker().clone()), cx);
+                keep(&mut state.wakers.entry(id).or_default().writer, cx);
                 Poll::Pending
             }
             Ok(_) => Poll::Ready(Ok(())),
@@ -101,7 +101,7 @@ impl LinkStream {
         if state.link.has_sent_all(id) {
             return Poll::Ready(());
         }
-        keep(state.wakers.entry(id).or_default().writer.get_or_insert_with(|| cx.waker().clone()), cx);
+        keep(&mut state.wakers.entry(id).or_default().writer, cx);
         Poll::Pending
     }
 
@@ -129,7 +129,7 @@ impl LinkStream {
             if let Some(abort) = state.link.aborted(id) {
                 return Poll::Ready(abort);
             }
-            keep(state.wakers.entry(id).or_default().watcher.get_or_insert_with(|| cx.waker().clone()), cx);
+            keep(&mut state.wakers.entry(id).or_default().watcher, cx);
             Poll::Pending
         })
         .await
@@ -197,11 +197,6 @@ impl LinkStream {
         self.held.act(|state, now| state.link.abort(self.held.id, abort, now));
     }
 
-    /// Nothing more is wanted of the stream, whoever else still holds it.
-    pub fn let_go(&self) {
-        self.held.let_go();
-    }
-
     fn parts(&self) -> (&Shared, StreamId) {
         (&self.held.shared, self.held.id)
     }
@@ -209,17 +204,6 @@ impl LinkStream {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.let_go();
-    }
-}
-
-impl Held {
-    fn act<T>(&self, change: impl FnOnce(&mut State, Micros) -> T) -> T {
-        let now = self.shared.now();
-        self.shared.act(|state| change(state, now))
-    }
-
-    fn let_go(&self) {
         let reason = match self.shared.side {
             Side::Hub => AbortReason::ConsumerGone,
             Side::Agent => AbortReason::Unspecified,
@@ -231,8 +215,17 @@ impl Held {
     }
 }
 
-fn keep(kept: &mut Waker, cx: &Context<'_>) {
-    if !kept.will_wake(cx.waker()) {
-        kept.clone_from(cx.waker());
+impl Held {
+    fn act<T>(&self, change: impl FnOnce(&mut State, Micros) -> T) -> T {
+        let now = self.shared.now();
+        self.shared.act(|state| change(state, now))
+    }
+}
+
+fn keep(kept: &mut Option<Waker>, cx: &Context<'_>) {
+    match kept {
+        Some(kept) if kept.will_wake(cx.waker()) => {}
+        Some(kept) => kept.clone_from(cx.waker()),
+        None => *kept = Some(cx.waker().clone()),
     }
 }

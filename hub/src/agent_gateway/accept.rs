@@ -22,6 +22,7 @@ use keyhaven_daemon::link::prepare;
 use keyhaven_daemon::tls;
 use keyhaven_protocol::handshake::ChannelBinding;
 use keyhaven_protocol::handshake::TUNNEL_PATH;
+use keyhaven_protocol::provider::websocket::proof_of;
 use keyhaven_protocol::websocket::Role;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
@@ -29,7 +30,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::debug;
 use tracing::warn;
 
@@ -156,5 +156,5 @@ fn accept_key<B>(request: &Request<B>) -> Option<String> {
     let asked = request.method() == Method::GET && request.uri().path() == TUNNEL_PATH;
     let wanted = asked && is(header::UPGRADE, "websocket") && is(header::SEC_WEBSOCKET_VERSION, "13");
     let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| wanted)?;
-    Some(derive_accept_key(key.as_bytes()))
+    Some(proof_of(key.as_bytes()))
 }

@@ -1,6 +1,6 @@
 //! How a seat has fared lately, and how long calls should rather go elsewhere.
 //!
-//! Invariant: a cool-down always ends by itself; it makes a seat the last choice, never
+//! Invariant: a cool-down always ends by itself; it makes a seat a late choice, never
 //! unreachable.
 
 use std::sync::Mutex;

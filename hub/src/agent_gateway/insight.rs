@@ -20,6 +20,9 @@ use super::live_link::LiveLink;
 /// The label of all agents that have no series of their own.
 const OTHERS: &str = "(others)";
 
+/// The metric of the byte budget that all links share.
+const COMMITTED_BYTES: &str = "keyhaven_agent_gateway_committed_bytes";
+
 /// Every link that is up, fenced ones too, and the sum of those that are gone.
 #[derive(Default)]
 pub(super) struct Insight {
@@ -149,10 +152,8 @@ impl Insight {
         for family in OF_ALL {
             family.write(&mut text, &[(String::new(), total.clone())]);
         }
-        Family { name: "keyhaven_agent_gateway_committed_bytes", kind: "gauge", samples: |_| Vec::new() }
-            .head(&mut text);
         // A String takes every write.
-        let _ = writeln!(text, "keyhaven_agent_gateway_committed_bytes {committed_bytes}");
+        let _ = writeln!(text, "# TYPE {COMMITTED_BYTES} gauge\n{COMMITTED_BYTES} {committed_bytes}");
         text
     }
 
@@ -224,13 +225,9 @@ fn aborts(figures: &Figures) -> Vec<(String, String)> {
 }
 
 impl Family {
-    fn head(&self, text: &mut String) {
+    fn write(&self, text: &mut String, rows: &[(String, Figures)]) {
         // A String takes every write.
         let _ = writeln!(text, "# TYPE {} {}", self.name, self.kind);
-    }
-
-    fn write(&self, text: &mut String, rows: &[(String, Figures)]) {
-        self.head(text);
         for (agent, figures) in rows {
             for (labels, value) in (self.samples)(figures) {
                 let between = if agent.is_empty() || labels.is_empty() { "" } else { "," };

@@ -147,14 +147,14 @@ fn shut_out(agent: &Agent) -> Option<ErrorCode> {
 }
 
 fn refusal(code: ErrorCode) -> Refuse {
-    let retry_after_ms = if code == ErrorCode::AgentSuspended { SUSPENDED_RETRY_MS } else { 0 };
+    let retry_after_ms = if code == ErrorCode::AgentSuspended {
+        SUSPENDED_RETRY_MS
+    } else if code == ErrorCode::LinkReplaced {
+        REPLACED_RETRY_MS
+    } else {
+        0
+    };
     Refuse { code: code.to_string(), message: code.cause().to_owned(), retry_after_ms }
-}
-
-/// What the older of two copies is told once its last call is over.
-fn replaced() -> Refuse {
-    let code = ErrorCode::LinkReplaced;
-    Refuse { code: code.to_string(), message: code.cause().to_owned(), retry_after_ms: REPLACED_RETRY_MS }
 }
 
 fn limits(config: &Config) -> Limits {

@@ -16,6 +16,7 @@ use std::sync::RwLockWriteGuard;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::VendorKeyId;
 use keyhaven_protocol::provider::Provider;
@@ -34,6 +35,7 @@ use super::live_link::Entering;
 use super::live_link::LiveLink;
 use super::model_list::ModelLists;
 use super::model_list::Offered;
+use super::refusal;
 use super::seat::Seat;
 
 /// More takeovers than this within [`FENCES_WINDOW_MS`] are two copies fighting.
@@ -196,7 +198,7 @@ impl Roster {
             if older.link.instance == instance {
                 older.link.handle.retire();
             } else {
-                older.link.handle.retire_saying(&super::replaced());
+                older.link.handle.retire_saying(&refusal(ErrorCode::LinkReplaced));
             }
             self.tell_change();
         }

@@ -36,39 +36,29 @@ pub struct Wanted<'a> {
     pub tried: &'a [Seat],
 }
 
-/// Chooses seats for calls.
-#[derive(Default)]
-pub struct Dispatch {}
+/// The seat for a call, or none: an offer that lists the model before one that does not
+/// say, and among equals the one with the fewest calls. Equals take turns. A seat that
+/// cools down comes after every other that lists the model or does not say, and before those
+/// that list only others: a call whose seats all cool down has one
+/// try, where it ends first.
+pub fn choose(roster: &Roster, wanted: Wanted<'_>) -> Option<Seat> {
+    let mut search = search(roster, wanted, Instant::now());
+    // Their own tasks will say so too, a moment later; until then they would look like offers.
+    search.gone.drain(..).for_each(|link| roster.leave(&link));
+    search.found()
+}
 
-impl Dispatch {
-    /// A dispatcher that has chosen nothing yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The seat for a call, or none: an offer that lists the model before one that does not
-    /// say, and among equals the one with the fewest calls. Equals take turns. A seat that
-    /// cools down is the last choice of its kind: a call whose seats all cool down has one
-    /// try, where it ends first.
-    pub fn choose(&self, roster: &Roster, wanted: Wanted<'_>) -> Option<Seat> {
-        let mut search = search(roster, wanted, Instant::now());
-        // Their own tasks will say so too, a moment later; until then they would look like offers.
-        search.gone.drain(..).for_each(|link| roster.leave(&link));
-        search.found()
-    }
-
-    /// Learns from what became of a call at a seat: whoever gave the call to the seat that
-    /// [`Dispatch::choose`] named says so, once per attempt. `model` is that of the call.
-    /// [`SeatOutcome::of_abort`] tells which outcome an ABORT is.
-    pub fn note(&self, seat: &Seat, model: Option<&str>, outcome: SeatOutcome) {
-        let now = Instant::now();
-        let cooled = seat.cool_until(model, now);
-        seat.note(model, outcome, now);
-        if seat.cool_until(model, now) > cooled {
-            let reason = reason(outcome);
-            counter!("keyhaven_dispatch_cool_downs_total", "provider" => seat.provider.name(), "reason" => reason)
-                .increment(1);
-        }
+/// Learns from what became of a call at a seat: whoever gave the call to the seat that
+/// [`choose`] named says so, once per attempt. `model` is that of the call.
+/// [`SeatOutcome::of_abort`] tells which outcome an ABORT is.
+pub fn note(seat: &Seat, model: Option<&str>, outcome: SeatOutcome) {
+    let now = Instant::now();
+    let cooled = seat.cool_until(model, now);
+    seat.note(model, outcome, now);
+    if seat.cool_until(model, now) > cooled {
+        let reason = reason(outcome);
+        counter!("keyhaven_dispatch_cool_downs_total", "provider" => seat.provider.name(), "reason" => reason)
+            .increment(1);
     }
 }
 
@@ -185,13 +175,12 @@ mod tests {
     #[test]
     fn equals_take_turns() {
         let roster = Roster::new();
-        let dispatch = Dispatch::new();
         for agent in 1..=3 {
             link(&roster, agent, Provider::OpenAi, None, &[]);
         }
 
         let chosen: HashSet<AgentId> =
-            (0..3).filter_map(|_| dispatch.choose(&roster, OPENAI)).map(|seat| seat.link.agent).collect();
+            (0..3).filter_map(|_| choose(&roster, OPENAI)).map(|seat| seat.link.agent).collect();
 
         assert_eq!(chosen.len(), 3);
     }
@@ -203,7 +192,7 @@ mod tests {
         link(&roster, 2, Provider::OpenAi, None, &["gpt-5"]);
 
         for _ in 0..4 {
-            assert_eq!(Dispatch::new().choose(&roster, OPENAI).unwrap().link.agent, AgentId([2; 16]));
+            assert_eq!(choose(&roster, OPENAI).unwrap().link.agent, AgentId([2; 16]));
         }
     }
 
@@ -214,17 +203,15 @@ mod tests {
             link(&roster, agent, Provider::OpenAi, None, if agent == 40 { &["gpt-5"] } else { &["gpt-4"] });
         }
 
-        let dispatch = Dispatch::new();
-        assert!((0..40).all(|_| dispatch.choose(&roster, OPENAI).unwrap().link.agent == AgentId([40; 16])));
+        assert!((0..40).all(|_| choose(&roster, OPENAI).unwrap().link.agent == AgentId([40; 16])));
     }
 
     #[test]
     fn a_resource_or_deployment_that_nobody_offers_has_no_seat() {
         let roster = Roster::new();
         link(&roster, 1, Provider::Azure, Some("Acme"), &["prod"]);
-        let choose = |resource, model| {
-            Dispatch::new().choose(&roster, Wanted { provider: Provider::Azure, resource, model, tried: &[] })
-        };
+        let choose =
+            |resource, model| choose(&roster, Wanted { provider: Provider::Azure, resource, model, tried: &[] });
 
         assert!(choose(Some("acme"), Some("prod")).is_some());
         assert!(choose(None, Some("prod")).is_some());
@@ -235,13 +222,12 @@ mod tests {
     #[test]
     fn a_seat_that_was_tried_is_not_chosen_again() {
         let roster = Roster::new();
-        let dispatch = Dispatch::new();
         link(&roster, 1, Provider::OpenAi, None, &["gpt-5"]);
         link(&roster, 2, Provider::OpenAi, None, &[]);
 
-        let first = dispatch.choose(&roster, OPENAI).unwrap();
-        let second = dispatch.choose(&roster, Wanted { tried: std::slice::from_ref(&first), ..OPENAI }).unwrap();
-        let third = dispatch.choose(&roster, Wanted { tried: &[first.clone(), second.clone()], ..OPENAI });
+        let first = choose(&roster, OPENAI).unwrap();
+        let second = choose(&roster, Wanted { tried: std::slice::from_ref(&first), ..OPENAI }).unwrap();
+        let third = choose(&roster, Wanted { tried: &[first.clone(), second.clone()], ..OPENAI });
 
         assert_eq!(first.link.agent, AgentId([1; 16]));
         assert_eq!(second.link.agent, AgentId([2; 16]));
@@ -253,27 +239,26 @@ mod tests {
         let roster = Roster::new();
         let live = link(&roster, 1, Provider::OpenAi, None, &[]);
         roster.accept_calls(&live, false);
-        assert!(Dispatch::new().choose(&roster, OPENAI).is_none());
+        assert!(choose(&roster, OPENAI).is_none());
 
         roster.accept_calls(&live, true);
-        assert!(Dispatch::new().choose(&roster, OPENAI).is_some());
+        assert!(choose(&roster, OPENAI).is_some());
         live.handle.retire();
-        assert!(Dispatch::new().choose(&roster, OPENAI).is_none());
+        assert!(choose(&roster, OPENAI).is_none());
         assert!(!roster.offers(Provider::OpenAi), "who met the drained link took it out");
     }
 
     #[test]
     fn a_limited_seat_rests_for_its_model_only() {
         let roster = Roster::new();
-        let dispatch = Dispatch::new();
         link(&roster, 1, Provider::OpenAi, None, &["gpt-5", "gpt-4"]);
         link(&roster, 2, Provider::OpenAi, None, &["gpt-5", "gpt-4"]);
-        let limited = dispatch.choose(&roster, OPENAI).unwrap();
+        let limited = choose(&roster, OPENAI).unwrap();
         let long = Some(Duration::from_secs(60));
-        dispatch.note(&limited, OPENAI.model, SeatOutcome::RateLimited(long));
+        note(&limited, OPENAI.model, SeatOutcome::RateLimited(long));
 
         let chosen = |wanted| -> HashSet<AgentId> {
-            (0..4).filter_map(|_| dispatch.choose(&roster, wanted)).map(|seat| seat.link.agent).collect()
+            (0..4).filter_map(|_| choose(&roster, wanted)).map(|seat| seat.link.agent).collect()
         };
 
         assert!(!chosen(OPENAI).contains(&limited.link.agent));
@@ -283,7 +268,6 @@ mod tests {
     #[test]
     fn a_call_whose_seats_all_cool_down_has_one_try_where_that_ends_first() {
         let roster = Roster::new();
-        let dispatch = Dispatch::new();
         for agent in 1..=3 {
             link(&roster, agent, Provider::OpenAi, None, &["gpt-5"]);
         }
@@ -291,11 +275,11 @@ mod tests {
         for seat in roster.seats(Provider::OpenAi) {
             let seconds = if seat.link.agent == AgentId([2; 16]) { 10 } else { 40 };
             let said = Some(Duration::from_secs(seconds));
-            dispatch.note(&seat, OPENAI.model, SeatOutcome::RateLimited(said));
+            note(&seat, OPENAI.model, SeatOutcome::RateLimited(said));
         }
 
-        let first = dispatch.choose(&roster, OPENAI).unwrap();
-        let second = dispatch.choose(&roster, Wanted { tried: std::slice::from_ref(&first), ..OPENAI });
+        let first = choose(&roster, OPENAI).unwrap();
+        let second = choose(&roster, Wanted { tried: std::slice::from_ref(&first), ..OPENAI });
 
         assert_eq!(first.link.agent, AgentId([2; 16]));
         assert!(second.is_none());
@@ -317,8 +301,7 @@ mod tests {
         };
         let _call = busy.handle.open(&open).unwrap();
 
-        let dispatch = Dispatch::new();
-        assert!((0..6).all(|_| dispatch.choose(&roster, OPENAI).unwrap().link.agent == AgentId([2; 16])));
+        assert!((0..6).all(|_| choose(&roster, OPENAI).unwrap().link.agent == AgentId([2; 16])));
     }
 
     /// Counts instead of times: what a choice looks at does not grow with the fleet.
@@ -374,10 +357,8 @@ mod tests {
         let offered = began.elapsed();
         let bytes = resident_bytes().saturating_sub(resident);
         let began = Instant::now();
-        let dispatch = Dispatch::new();
         let wanted = Wanted { model: Some("model-0007"), ..OPENAI };
-        let agents: HashSet<AgentId> =
-            (0..AGENTS).map(|_| dispatch.choose(&roster, wanted).unwrap().link.agent).collect();
+        let agents: HashSet<AgentId> = (0..AGENTS).map(|_| choose(&roster, wanted).unwrap().link.agent).collect();
         let chosen = began.elapsed();
         let began = Instant::now();
         let models = (0..1000).map(|_| roster.models(Provider::OpenAi).len()).max();

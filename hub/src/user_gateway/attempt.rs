@@ -44,6 +44,7 @@ use super::silence::Silence;
 use super::upload::Upload;
 use crate::agent_gateway::Seat;
 use crate::agent_gateway::SeatOutcome;
+use crate::dispatch;
 
 /// Seats that one call is tried on.
 const ATTEMPTS_MAX: usize = 3;
@@ -236,7 +237,7 @@ impl<'a> Attempts<'a> {
 
     /// What dispatch learns of the seat.
     fn note(&self, seat: &Seat, open: &OpenHead, outcome: SeatOutcome) {
-        self.gateway.dispatch.note(seat, open.parameter.as_deref().or(self.call.model.as_deref()), outcome);
+        dispatch::note(seat, open.parameter.as_deref().or(self.call.model.as_deref()), outcome);
     }
 
     /// A seat that was not tried yet, if the call may and can be tried again.

@@ -95,8 +95,7 @@ impl UserGateway {
                 let refusal = if is_read { refusal } else { refusal.closing() };
                 let response = refusal.into_response(call);
                 record.summary.outcome = Outcome::Refused;
-                record.summary.status = response.status().as_u16();
-                record.summary.first_byte_micros = record.elapsed_micros();
+                record.head_leaves(response.status());
                 response
             }
         };
@@ -254,8 +253,7 @@ enum Answer {
 
 fn ours(body: Bytes, mut record: Record) -> Response<AnswerBody> {
     record.summary.outcome = Outcome::Served;
-    record.summary.status = 200;
-    record.summary.first_byte_micros = record.elapsed_micros();
+    record.head_leaves(StatusCode::OK);
     record.summary.response_bytes = body.len() as u64;
     let mut response = Response::new(AnswerBody::ours(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -37,7 +37,6 @@ use tokio::sync::broadcast;
 use crate::agent_gateway::Roster;
 use crate::config::Config;
 use crate::directory::Directory;
-use crate::dispatch::Dispatch;
 
 pub use listen::ConsumerTls;
 
@@ -105,7 +104,6 @@ pub struct UserGateway {
     config: Config,
     directory: Directory,
     roster: Roster,
-    dispatch: Dispatch,
     held: HeldBytes,
     waiting: WaitingRoom,
     calls: broadcast::Sender<CallSummary>,
@@ -130,7 +128,6 @@ impl UserGateway {
             config,
             directory,
             roster,
-            dispatch: Dispatch::new(),
             held,
             waiting,
             calls,

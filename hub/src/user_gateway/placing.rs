@@ -12,6 +12,7 @@ use super::UserGateway;
 use super::attempt::Call;
 use super::refusal::Refusal;
 use crate::agent_gateway::Seat;
+use crate::dispatch;
 use crate::dispatch::Wanted;
 
 /// Nobody serves the call.
@@ -107,7 +108,7 @@ fn choose(gateway: &UserGateway, call: &Call<'_>, candidate: &Candidate, tried: 
     let model = candidate.parameter.as_deref().or(call.model.as_deref());
     let resource = call.route.azure_resource.as_deref();
     let wanted = Wanted { provider: candidate.endpoint.provider(), resource, model, tried };
-    let seat = gateway.dispatch.choose(&gateway.roster, wanted)?;
+    let seat = dispatch::choose(&gateway.roster, wanted)?;
     // A seat that lists other models would answer that this one does not exist, which is
     // worse than what the seat that lists it said.
     let lists = |seat: &Seat| model.is_some_and(|model| seat.models.iter().any(|listed| &*listed.id == model));

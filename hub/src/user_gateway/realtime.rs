@@ -70,9 +70,7 @@ impl UserGateway {
         switched: Switched,
         mut record: Record,
     ) -> Response<AnswerBody> {
-        record.summary.status = head.status.as_u16();
-        record.summary.first_byte_micros = record.elapsed_micros();
-        record.summary.outcome = Outcome::Aborted;
+        record.head_leaves(head.status);
         let mut response = Response::new(AnswerBody::ours(Bytes::new()));
         *response.status_mut() = head.status;
         let mut headers = response_to_consumer(&head.headers);

@@ -70,9 +70,7 @@ impl Relayed {
 
     /// The head goes out now.
     pub(super) fn begin(&mut self, head: &ResponseHead) {
-        self.record.summary.status = head.status.as_u16();
-        self.record.summary.first_byte_micros = self.record.elapsed_micros();
-        self.record.summary.outcome = Outcome::Aborted;
+        self.record.head_leaves(head.status);
         let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         self.left = if bodiless { Some(0) } else { declared_length(&head.headers) };
         self.count(0);
@@ -165,7 +163,7 @@ fn declared_length(headers: &HeaderMap) -> Option<u64> {
 /// What is known of a call; told to those who watch when it is dropped.
 pub(super) struct Record {
     pub(super) summary: CallSummary,
-    pub(super) began: Instant,
+    began: Instant,
     pub(super) aborted_for: Option<AbortReason>,
     gateway: Arc<UserGateway>,
 }
@@ -174,6 +172,12 @@ impl Record {
     pub(super) fn new(gateway: Arc<UserGateway>, summary: CallSummary) -> Self {
         gateway.served.fetch_add(1, Ordering::Relaxed);
         Self { summary, began: Instant::now(), aborted_for: None, gateway }
+    }
+
+    /// The head of the answer goes out now.
+    pub(super) fn head_leaves(&mut self, status: StatusCode) {
+        self.summary.status = status.as_u16();
+        self.summary.first_byte_micros = self.elapsed_micros();
     }
 
     pub(super) fn elapsed_micros(&self) -> u64 {

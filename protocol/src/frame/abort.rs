@@ -34,7 +34,7 @@ pub enum AbortReason {
     FlowControl = 6,
     /// The link was lost. Never sent: it is what the survivors of a lost link are told.
     LinkLost = 7,
-    /// The call's deadline passed.
+    /// The hub gave the call up; at the agent: the request stopped, or nobody reads the answer.
     Deadline = 8,
     /// No connection to the vendor: name, TCP or TLS.
     VendorUnreachable = 16,
@@ -48,7 +48,7 @@ pub enum AbortReason {
     OwnerRefused = 20,
     /// The vendor limits the owner's account (429).
     OwnerRateLimited = 21,
-    /// The agent does not allow this endpoint, path, query or header.
+    /// The agent does not allow this endpoint, parameter, query, header or body.
     NotAllowed = 22,
     /// The agent holds no such key, or not for this vendor.
     OfferUnknown = 23,

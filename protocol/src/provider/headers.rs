@@ -209,11 +209,6 @@ impl CredentialError {
     }
 }
 
-/// The header in which the endpoint's vendor takes its key.
-pub fn auth_header(endpoint: Endpoint) -> AuthForm {
-    endpoint.auth()
-}
-
 /// The consumer's key, in whichever form it came. Browsers cannot set headers on a
 /// WebSocket, so OpenAI's SDK puts the key into the list of subprotocols there.
 ///

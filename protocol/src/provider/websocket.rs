@@ -116,9 +116,13 @@ pub fn accepts(upgrade: &Upgrade, answer: &HeaderMap) -> bool {
 impl Upgrade {
     /// What `sec-websocket-accept` must be.
     pub fn proof(&self) -> String {
-        let hash = Sha1::new().chain_update(&self.key).chain_update(ACCEPT_GUID).finalize();
-        STANDARD.encode(hash)
+        proof_of(self.key.as_bytes())
     }
+}
+
+/// What `sec-websocket-accept` must be for this `sec-websocket-key`.
+pub fn proof_of(key: &[u8]) -> String {
+    STANDARD.encode(Sha1::new().chain_update(key).chain_update(ACCEPT_GUID).finalize())
 }
 
 fn protocols_of(headers: &HeaderMap) -> Result<Vec<String>, UpgradeError> {
@@ -147,7 +151,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderVal
     values.next().is_none().then_some(first)
 }
 
-fn is_token(text: &str) -> bool {
+pub(crate) fn is_token(text: &str) -> bool {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(token)
 }

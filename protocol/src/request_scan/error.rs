@@ -5,11 +5,9 @@
 use crate::ErrorCode;
 use crate::json_scan::JsonError;
 use crate::provider::policy::FINE_TUNED;
+use crate::provider::policy::clipped;
 use crate::provider::policy::field::Why;
 use crate::provider::policy::place::Marks;
-
-/// The longest name that an error repeats.
-const SHOWN_CHARS_MAX: usize = 64;
 
 /// Why a request's body is refused. Prints as the message for the consumer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -134,5 +132,5 @@ impl ScanError {
 
 /// A name that came from outside, short enough to repeat.
 pub(super) fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).chars().take(SHOWN_CHARS_MAX).collect()
+    clipped(&String::from_utf8_lossy(name))
 }

@@ -25,7 +25,7 @@ use crate::provider::policy::place::Place;
 use crate::provider::policy::place::Rule;
 
 /// The longest key that a rule knows.
-const KEY_LEN_MAX: u64 = 24;
+const KEY_LEN_MAX: u64 = KEY_BYTES_MAX as u64;
 
 /// How deep bodies usually nest.
 const DEPTH_USUAL: usize = 8;
@@ -394,8 +394,7 @@ impl Judge {
 
     /// Notes that these vendors' endpoints refuse the body.
     fn refuse(&mut self, whom: Vendors, error: ScanError) -> Result<(), ScanError> {
-        let before = self.refusals.iter().fold(Vendors::NONE, |all, (vendors, _)| all.and(*vendors));
-        let whom = whom.both(self.meant).without(before);
+        let whom = whom.both(self.meant).without(self.refused());
         if whom.is_none() {
             return Ok(());
         }
@@ -403,10 +402,14 @@ impl Judge {
         self.verdict()
     }
 
+    /// The vendors whose endpoints refuse the body.
+    fn refused(&self) -> Vendors {
+        self.refusals.iter().fold(Vendors::NONE, |all, (vendors, _)| all.and(*vendors))
+    }
+
     /// An error as soon as nobody is left who would take the body.
     fn verdict(&self) -> Result<(), ScanError> {
-        let refused = self.refusals.iter().fold(Vendors::NONE, |all, (vendors, _)| all.and(*vendors));
-        if !self.meant.without(refused).is_none() {
+        if !self.meant.without(self.refused()).is_none() {
             return Ok(());
         }
         let of_first = self.refusals.iter().find(|(vendors, _)| vendors.has(self.first));

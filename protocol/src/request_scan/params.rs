@@ -3,6 +3,8 @@
 //! Invariant: what passes has one reading: no escapes, no names in another case twice,
 //! nothing between the parameters.
 
+use crate::provider::websocket::is_token;
+
 /// Names in lower case, and their values without quotes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Params<'a>(Vec<(String, &'a str)>);
@@ -55,11 +57,6 @@ fn value(text: &str) -> Option<(&str, &str)> {
 
 fn is_blank(c: char) -> bool {
     c == ' ' || c == '\t'
-}
-
-fn is_token(text: &str) -> bool {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(token)
 }
 
 #[cfg(test)]

@@ -44,19 +44,16 @@ impl SessionScan {
     /// # Errors
     /// When they must not be; from then on always.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        let mut verdict = Ok(());
-        let message = &mut self.message;
-        let framed = self.frames.feed(bytes, &mut |part| {
-            if verdict.is_ok() {
-                verdict = message.take(part);
-            }
-        });
-        let result = verdict.and(framed.map_err(|fault| ScanError::Malformed { what: fault.what() }));
-        self.failed = result.clone().err();
-        result
+        let Self { frames, message, failed } = self;
+        super::once(failed, || {
+            let mut verdict = Ok(());
+            let framed = frames.feed(bytes, &mut |part| {
+                if verdict.is_ok() {
+                    verdict = message.take(part);
+                }
+            });
+            verdict.and(framed.map_err(|fault| ScanError::Malformed { what: fault.what() }))
+        })
     }
 }
 

@@ -173,7 +173,7 @@ fn opcode(first: u8) -> Result<Opcode, WebSocketFault> {
 }
 
 /// Bytes of the length that follow the second byte.
-const fn length_bytes(second: u8) -> usize {
+pub(super) const fn length_bytes(second: u8) -> usize {
     match second & 0x7f {
         126 => 2,
         127 => 8,

@@ -8,6 +8,7 @@
 use super::HEAD_BYTES_MAX;
 use super::Role;
 use super::WebSocketFault;
+use super::decode::length_bytes;
 
 /// What the bytes are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,11 +127,7 @@ impl MessageScan {
         if masked != (self.sender == Role::Client) {
             return Err(WebSocketFault::Masking);
         }
-        let extended = match second & 0x7f {
-            126 => 2,
-            127 => 8,
-            _ => 0,
-        };
+        let extended = length_bytes(*second);
         let mask_bytes = if masked { 4 } else { 0 };
         if rest.len() < extended + mask_bytes {
             return Ok(None);

@@ -1,5 +1,6 @@
-//! The data phase of a WebSocket (RFC 6455) as the tunnel speaks it: whole binary messages
-//! and the control frames between them, without I/O. No extensions, no text, no fragments.
+//! The data phase of a WebSocket (RFC 6455), without I/O and without extensions. As the tunnel
+//! speaks it: whole binary messages and the control frames between them, no text, no fragments.
+//! Somebody else's session, where both occur, is read by [`messages`].
 //!
 //! Invariant: nothing is set aside for a frame before its head was judged, and never more
 //! than the head announced.
@@ -30,7 +31,7 @@ pub enum Role {
     Client,
 }
 
-/// The peer does not speak WebSocket as the tunnel does; the connection must close.
+/// The bytes are not WebSocket as they must be here; the connection must close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WebSocketFault {
     /// A reserved bit is set: an extension that nobody agreed to.
@@ -39,7 +40,7 @@ pub enum WebSocketFault {
     /// A piece of a message, or a piece of none.
     #[error("a WebSocket message is fragmented")]
     Fragmented,
-    /// Neither binary nor a control frame.
+    /// An opcode that does not belong here.
     #[error("WebSocket opcode {0} does not belong in a tunnel")]
     Opcode(u8),
     /// A client's frame without a mask, or a server's with one.

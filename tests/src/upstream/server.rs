@@ -224,10 +224,6 @@ impl Connection {
 
     fn reply(&self, request: &Request) -> Reply {
         let form = Form::of(request.vendor, &request.target);
-        let host = match self.door {
-            Door::Tls => request.head.first("host").unwrap_or_default(),
-            Door::Plain => request.vendor.host().to_owned(),
-        };
         let key = strict::key(&request.head, request.vendor, self.door);
         let reply = reply(&Asked {
             form,
@@ -235,7 +231,7 @@ impl Connection {
             target: &request.target,
             body: &request.body,
             play: &request.play,
-            authorised: key.is_some_and(|key| self.shared.keys.accepts(&host, request.vendor, &key)),
+            authorised: key.is_some_and(|key| self.shared.keys.accepts(request.vendor, &key)),
         });
         match (request.play.coding.filter(|coding| accepts(&request.head, *coding)), reply) {
             // Compressing into memory does not fail.

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone)]
 pub struct Keys {
     by_vendor: BTreeMap<&'static str, String>,
-    by_host: BTreeMap<String, String>,
 }
 
 impl Default for Keys {
@@ -21,10 +20,7 @@ impl Default for Keys {
             (Vendor::Anthropic, "sk-ant-kit-key-0003"),
             (Vendor::DeepSeek, "sk-kit-deepseek-key-0004"),
         ];
-        Self {
-            by_vendor: made_up.map(|(vendor, key)| (vendor.word(), key.to_owned())).into(),
-            by_host: BTreeMap::new(),
-        }
+        Self { by_vendor: made_up.map(|(vendor, key)| (vendor.word(), key.to_owned())).into() }
     }
 }
 
@@ -36,22 +32,14 @@ impl Keys {
         self
     }
 
-    /// Accepts only this key at one exact host (an Azure resource, say).
-    #[must_use]
-    pub fn with_host(mut self, host: &str, key: &str) -> Self {
-        self.by_host.insert(host.to_owned(), key.to_owned());
-        self
-    }
-
-    /// The key a vendor accepts at hosts without one of their own.
+    /// The key a vendor accepts.
     #[must_use]
     pub fn of(&self, vendor: Vendor) -> &str {
         self.by_vendor.get(vendor.word()).map_or("", String::as_str)
     }
 
-    pub(super) fn accepts(&self, host: &str, vendor: Vendor, key: &str) -> bool {
-        let expected = self.by_host.get(host).map_or(self.of(vendor), String::as_str);
-        expected == key
+    pub(super) fn accepts(&self, vendor: Vendor, key: &str) -> bool {
+        self.of(vendor) == key
     }
 }
 

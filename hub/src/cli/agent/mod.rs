@@ -145,7 +145,11 @@ async fn until_idle(output: Output, config: &Config, agent: &Agent, patience: Du
             return Ok(());
         };
         if began.elapsed() >= patience {
-            let detail = format!("{} still has {} calls under way", agent.name, busy["streams"]);
+            let detail = if busy["state"] == "open" {
+                format!("the hub has not begun to drain {} yet", agent.name)
+            } else {
+                format!("{} still has {} calls under way", agent.name, busy["streams"])
+            };
             return Err(Failure::new(ErrorCode::DrainUnfinished, detail));
         }
         tokio::time::sleep(LOOK_AGAIN).await;

@@ -143,7 +143,7 @@ impl Frame {
         let row = |link: &Value| {
             let last = known.get(&number(link, "link_id")).copied();
             let began = look.at_unix_ms.saturating_sub(number(link, "linked_unix_ms"));
-            Row::of(link, last, if last.is_some() { since_ms.unwrap_or(began) } else { began })
+            Row::of(link, last, last.and(since_ms).unwrap_or(began))
         };
         let mut links: Vec<Row> = look.links.iter().map(row).collect();
         links.sort_by(|one, other| one.name.cmp(&other.name));
@@ -259,29 +259,30 @@ fn clipped(text: &str, most: usize) -> String {
 
 /// In at most five characters.
 fn count(count: u64) -> String {
-    scaled(count, 1000, &["", "k", "M", "G", "T"])
+    scaled(count, &["", "k", "M", "G", "T"])
 }
 
 /// In at most six characters.
 fn bytes(bytes: u64) -> String {
-    scaled(bytes, 1000, &["B", "kB", "MB", "GB", "TB"])
+    scaled(bytes, &["B", "kB", "MB", "GB", "TB"])
 }
 
 /// In at most six characters.
 fn micros(micros: u64) -> String {
-    scaled(micros, 1000, &["us", "ms", "s"])
+    scaled(micros, &["us", "ms", "s"])
 }
 
-/// Two or three digits with the unit that fits; beyond the last unit, all nines.
-fn scaled(number: u64, step: u64, units: &[&str]) -> String {
+/// One to three digits with the unit that fits; beyond the last unit, all nines.
+fn scaled(number: u64, units: &[&str]) -> String {
+    const STEP: u64 = 1000;
     let mut whole = number;
     let mut tenth = 0;
     for (at, unit) in units.iter().enumerate() {
-        if whole < step {
+        if whole < STEP {
             return if at == 0 || whole >= 100 { format!("{whole}{unit}") } else { format!("{whole}.{tenth}{unit}") };
         }
-        tenth = whole % step * 10 / step;
-        whole /= step;
+        tenth = whole % STEP * 10 / STEP;
+        whole /= STEP;
     }
     format!("999{}", units.last().copied().unwrap_or_default())
 }

@@ -207,7 +207,7 @@ fn each_vendor_gets_its_key_in_its_own_form() {
             (_, ErrorShape::Anthropic) => AuthForm::XApiKey,
             (Provider::OpenAi | Provider::Anthropic | Provider::DeepSeek, _) => AuthForm::Bearer,
         };
-        assert_eq!(auth_header(*endpoint), expected, "{endpoint:?}");
+        assert_eq!(endpoint.auth(), expected, "{endpoint:?}");
     }
 }
 

@@ -4,14 +4,12 @@
 //! keep something in the owner's account.
 
 use super::PolicyError;
+use super::clipped;
 use crate::provider::endpoint::Endpoint;
 use crate::provider::headers::element_of;
 use crate::provider::native_error::ErrorShape;
 use http::HeaderMap;
 use http::HeaderName;
-
-/// The longest value that an error repeats.
-const SHOWN_CHARS_MAX: usize = 64;
 
 /// `anthropic-beta`, on endpoints of Anthropic's form.
 pub const ANTHROPIC_BETAS: &[&str] = &[
@@ -63,8 +61,7 @@ pub const fn betas(shape: ErrorShape) -> (&'static str, &'static [&'static str])
 
 pub(super) fn check(endpoint: Endpoint, headers: &HeaderMap) -> Result<(), PolicyError> {
     let (header, listed) = betas(endpoint.error_shape());
-    let unknown =
-        |value: &str| PolicyError::BetaUnknown { header, value: value.chars().take(SHOWN_CHARS_MAX).collect() };
+    let unknown = |value: &str| PolicyError::BetaUnknown { header, value: clipped(value) };
     let name = HeaderName::from_static(header);
     if headers.get_all(&name).into_iter().any(|line| line.to_str().is_err()) {
         return Err(unknown(""));

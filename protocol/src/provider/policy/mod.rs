@@ -111,6 +111,14 @@ pub fn is_fine_tuned(model: &str) -> bool {
     begins("ft:") || begins("ft-") || model.to_ascii_lowercase().contains(":ft-")
 }
 
+/// The longest name or value that an error repeats.
+const SHOWN_CHARS_MAX: usize = 64;
+
+/// Text that came from outside, short enough to repeat.
+pub(crate) fn clipped(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS_MAX).collect()
+}
+
 fn list(takes: &[query::Parameter]) -> String {
     let names: Vec<&str> = takes.iter().map(|parameter| parameter.name).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }

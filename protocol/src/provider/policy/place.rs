@@ -105,12 +105,6 @@ impl Marks {
         Self(self.0 & !other.0)
     }
 
-    /// Those of them that are also there.
-    #[must_use]
-    pub const fn both(self, other: Self) -> Self {
-        Self(self.0 & other.0)
-    }
-
     /// Whether all of these are there.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0

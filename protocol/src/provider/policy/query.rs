@@ -4,15 +4,13 @@
 //! bytes every reader of URLs understands alike.
 
 use super::PolicyError;
+use super::clipped;
 use super::is_fine_tuned;
 use crate::provider::Provider;
 use crate::provider::endpoint::BodyKind;
 use crate::provider::endpoint::Endpoint;
 use crate::provider::endpoint::is_allowed_query;
 use crate::provider::native_error::ErrorShape;
-
-/// The longest name that an error repeats.
-const SHOWN_CHARS_MAX: usize = 64;
 
 /// A query parameter that an endpoint takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +143,7 @@ fn hex(high: u8, low: u8) -> Option<u8> {
 }
 
 fn unknown(name: &str, takes: &'static [Parameter]) -> PolicyError {
-    PolicyError::QueryUnknown { name: name.chars().take(SHOWN_CHARS_MAX).collect(), takes }
+    PolicyError::QueryUnknown { name: clipped(name), takes }
 }
 
 #[cfg(test)]

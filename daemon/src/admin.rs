@@ -118,7 +118,8 @@ impl Metrics {
 }
 
 /// Serves `/livez`, `/readyz`, `/metrics` and `extra` until the tasks are told
-/// to stop. While they drain, the daemon is alive but not ready. Run it by
+/// to stop, or to leave what is new to another process. While they drain, the
+/// daemon is alive but not ready. Run it by
 /// `Tasks::spawn_until_stop`.
 pub async fn serve<R>(listener: TcpListener, extra: Router, ready: R, metrics: Metrics, tasks: &Tasks)
 where
@@ -126,13 +127,22 @@ where
 {
     let router = router(extra, ready, metrics.clone(), tasks.draining());
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let stopping = tasks.stopping();
+    let (draining, leaving, stopping) = (tasks.draining(), tasks.leaving(), tasks.stopping());
+    let left_to_another = async {
+        leaving.cancelled().await;
+        if draining.is_cancelled() {
+            // Nobody else would answer: how the drain goes is worth asking.
+            std::future::pending::<()>().await;
+        }
+    };
+    let mut left_to_another = std::pin::pin!(left_to_another);
     let mut fold = tokio::time::interval(METRICS_FOLD_EVERY);
 
     loop {
         tokio::select! {
             biased;
             () = stopping.cancelled() => return,
+            () = left_to_another.as_mut() => return,
             _ = fold.tick() => metrics.recorded.run_upkeep(),
             (stream, place) = accept(&listener, &places) => {
                 tasks.spawn_until_stop("admin-connection", serve_one(stream, router.clone(), place, stopping.clone()));

@@ -69,10 +69,13 @@ pub fn wait_for_turn(lock_file: &Path) -> io::Result<File> {
 }
 
 /// The right to use a data directory: at most one holder at a time, across
-/// processes. The kernel frees it when the holder ends, however it ends.
+/// processes, unless a holder shares it with its successor. The kernel frees it
+/// when the last holder ends, however it ends.
 #[derive(Debug)]
 pub struct DirLock {
     file: File,
+    /// Another process has this very lock too: it is for the kernel to free.
+    shared: bool,
 }
 
 impl DirLock {
@@ -87,7 +90,7 @@ impl DirLock {
         let file = options.open(dir.join("lock"))?;
 
         match file.try_lock() {
-            Ok(()) => Ok(Self { file }),
+            Ok(()) => Ok(Self { file, shared: false }),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -109,6 +112,31 @@ impl DirLock {
         })
     }
 
+    /// Takes part in the lock that another process holds, by a copy of its file.
+    ///
+    /// # Errors
+    /// `ErrorKind::WouldBlock`: the file is not the one that holds the lock.
+    pub fn take_part(file: File) -> io::Result<Self> {
+        match file.try_lock() {
+            Ok(()) => Ok(Self { file, shared: true }),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// A copy of the file for another process, which may [take part](Self::take_part).
+    ///
+    /// # Errors
+    /// The system has no more handles.
+    pub fn copy(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Another process has taken part: from now on the end of this one frees nothing.
+    pub fn is_shared_now(&mut self) {
+        self.shared = true;
+    }
+
     /// Whether `acquire` failed because somebody else holds the lock.
     pub fn is_held_elsewhere(error: &io::Error) -> bool {
         error.kind() == io::ErrorKind::WouldBlock
@@ -119,7 +147,9 @@ impl Drop for DirLock {
     fn drop(&mut self) {
         // Closing the file would free it too, but not while a child that is
         // between fork and exec still has a copy of the handle.
-        let _ = self.file.unlock();
+        if !self.shared {
+            let _ = self.file.unlock();
+        }
     }
 }
 

@@ -18,12 +18,14 @@ use tracing::warn;
 /// How long a task may take to end after it was told to stop.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// The tasks of one daemon and the two signals they obey: *drain* (finish what
-/// was begun, begin nothing) and then *stop*. Clones share everything.
+/// The tasks of one daemon and the signals they obey: *drain* (finish what was
+/// begun, begin nothing) and then *stop*; before both, *leave*, when another
+/// process takes what is new. Clones share everything.
 #[derive(Debug, Clone, Default)]
 pub struct Tasks {
     work: TaskTracker,
     services: TaskTracker,
+    leaving: CancellationToken,
     draining: CancellationToken,
     stopping: CancellationToken,
 }
@@ -53,6 +55,18 @@ impl Tasks {
         begin(name, self.services.track_future(future));
     }
 
+    /// Leaves connections that come from now on to another process. What comes on
+    /// those that are here is still served: it cannot go elsewhere.
+    pub fn leave(&self) {
+        self.leaving.cancel();
+    }
+
+    /// Cancelled when new connections are left to others, at the latest with
+    /// `draining`.
+    pub fn leaving(&self) -> CancellationToken {
+        self.leaving.clone()
+    }
+
     /// Cancelled when new work is to be refused and old work finished.
     pub fn draining(&self) -> CancellationToken {
         self.draining.clone()
@@ -74,6 +88,7 @@ impl Tasks {
         self.work.close();
         self.services.close();
         self.draining.cancel();
+        self.leaving.cancel();
         // Whether the grace period sufficed makes no difference to what follows.
         let _ = timeout(grace, self.work.wait()).await;
         self.stopping.cancel();

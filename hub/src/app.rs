@@ -3,7 +3,11 @@
 //! Invariant: when `start` returns, every listener is bound and serving.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyhaven_daemon::admin;
 use keyhaven_daemon::admin::Metrics;
@@ -13,10 +17,13 @@ use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::files::DirLock;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::provider::Provider;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::net::TcpSocket;
 use tokio::sync::broadcast;
+use tokio::time::Instant;
+use tokio::time::timeout;
 use tracing::info;
 use tracing::warn;
 
@@ -24,6 +31,10 @@ use crate::agent_gateway::AgentGateway;
 use crate::agent_gateway::Roster;
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::handover;
+use crate::handover::Belongings;
+use crate::handover::Offer;
+use crate::handover::Taken;
 use crate::listening::Listening;
 use crate::listening::file_path;
 use crate::registry::Registry;
@@ -40,6 +51,9 @@ const BACKLOG: u32 = 4096;
 /// Calls that a watcher may lag behind before it misses some.
 const CALLS_WATCHED_MAX: usize = 1024;
 
+/// How often a hub that shall be replaced looks whether its agents have come.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// A running hub.
 pub struct Hub {
     /// Where consumers are served.
@@ -53,7 +67,8 @@ pub struct Hub {
     /// The live links.
     pub roster: Roster,
     calls: broadcast::Sender<CallSummary>,
-    _lock: DirLock,
+    users: Arc<UserGateway>,
+    lock: DirLock,
 }
 
 impl Hub {
@@ -61,46 +76,63 @@ impl Hub {
     ///
     /// # Errors
     /// What stands in the way, as a [`Failure`] inside.
-    pub async fn start(mut config: Config, tasks: &Tasks, metrics: PrometheusHandle) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, tasks: &Tasks, metrics: PrometheusHandle) -> anyhow::Result<Self> {
+        let (hub, _) = Self::start_with(config, None, tasks, metrics).await?;
+        Ok(hub)
+    }
+
+    /// The same with what a hub that runs has given; returns too what can be given on.
+    async fn start_with(
+        mut config: Config,
+        taken: Option<Taken>,
+        tasks: &Tasks,
+        metrics: PrometheusHandle,
+    ) -> anyhow::Result<(Self, Belongings)> {
         config.check()?;
         let dir = config.data_dir();
-        let lock = DirLock::claim(&dir)?;
+        let (lock, [consumer, tunnel, admin]) = match taken {
+            Some(taken) => (taken.lock, [Some(taken.consumer), Some(taken.tunnel), Some(taken.admin)]),
+            None => (DirLock::claim(&dir)?, [None, None, None]),
+        };
         let registry = Registry::open(&dir, config.tunnel.key_file.as_deref()).await.map_err(Failure::from)?;
         let directory = Directory::start(registry.store.clone(), tasks).await.map_err(Failure::from)?;
         let tls = consumer_tls(&config)?;
-        let consumer_listener = listen(config.consumer.listen)?;
-        let tunnel_listener = listen(config.tunnel.listen)?;
-        let admin_listener = listen(config.admin.listen)?;
-        let hub = Self {
-            consumer: consumer_listener.local_addr()?,
-            tunnel: tunnel_listener.local_addr()?,
-            admin: admin_listener.local_addr()?,
-            registry: Arc::new(registry),
-            roster: Roster::new(),
-            calls: broadcast::Sender::new(CALLS_WATCHED_MAX),
-            _lock: lock,
+        let consumer_listener = listen_on(config.consumer.listen, consumer)?;
+        let tunnel_listener = listen_on(config.tunnel.listen, tunnel)?;
+        let admin_listener = listen_on(config.admin.listen, admin)?;
+        let copy = |file: &dyn AsFd| file.as_fd().try_clone_to_owned();
+        let belongings = Belongings {
+            consumer: copy(&consumer_listener)?,
+            tunnel: copy(&tunnel_listener)?,
+            admin: copy(&admin_listener)?,
+            lock: OwnedFd::from(lock.copy()?),
         };
-        let listening = Listening::here(hub.consumer, hub.tunnel, hub.admin);
+        let (consumer, tunnel) = (consumer_listener.local_addr()?, tunnel_listener.local_addr()?);
+        let admin = admin_listener.local_addr()?;
+        let registry = Arc::new(registry);
+        let roster = Roster::new();
+        let calls = broadcast::Sender::new(CALLS_WATCHED_MAX);
+        let listening = Listening::here(consumer, tunnel, admin);
         listening.write(&dir).map_err(|error| {
             Failure::new(ErrorCode::DataDirUnusable, error.to_string()).at(file_path(&dir).display().to_string())
         })?;
         listening.fill_in(&mut config);
-        let roster = hub.roster.clone();
         let agents =
-            AgentGateway::new(config.clone(), hub.registry.clone(), directory.clone(), roster.clone(), tasks.clone());
+            AgentGateway::new(config.clone(), registry.clone(), directory.clone(), roster.clone(), tasks.clone());
         let agents = agents.map_err(|error| Failure::new(ErrorCode::ConfigInvalid, error.to_string()))?;
         agents.serve(tunnel_listener);
-        let users = UserGateway::new(config.clone(), directory, roster.clone(), hub.calls.clone(), tasks.clone());
+        let users = UserGateway::new(config.clone(), directory, roster.clone(), calls.clone(), tasks.clone());
         users.serve(consumer_listener, tls);
         let consumer_url = config.consumer_url();
         let about = About {
             started_unix_ms: unix_ms_now(),
-            fleet: hub.registry.keys.fleet().to_string(),
+            fleet: registry.keys.fleet().to_string(),
             consumer: consumer_url.clone(),
-            tunnel: hub.tunnel,
+            tunnel,
             roster: roster.clone(),
-            users,
+            users: users.clone(),
         };
+        let hub = Self { consumer, tunnel, admin, registry, roster: roster.clone(), calls, users, lock };
         let routes = status::routes(about);
         let admin_tasks = tasks.clone();
         let ready = move || {
@@ -111,7 +143,7 @@ impl Hub {
             admin::serve(admin_listener, routes, ready, metrics, &admin_tasks).await
         });
         info!("consumers at {consumer_url}, agents at {}, admin at http://{}", hub.tunnel, hub.admin);
-        Ok(hub)
+        Ok((hub, belongings))
     }
 
     /// Every call that ends from now on.
@@ -120,29 +152,94 @@ impl Hub {
     }
 }
 
-/// Runs a hub until SIGTERM or SIGINT, then lets its calls finish; a second signal cuts them.
+/// Runs a hub until SIGTERM or SIGINT, or until another process replaces it, then lets its
+/// calls finish; a second signal cuts them. If it `replaces`, it takes over from the hub that
+/// runs on the same data directory, or just starts where none does.
 ///
 /// # Errors
 /// What stands in the way of starting, as a [`Failure`] inside.
-pub async fn serve(config: Config, tasks: Tasks, metrics: PrometheusHandle) -> anyhow::Result<()> {
-    let grace = config.calls.drain_grace();
+pub async fn serve(config: Config, replaces: bool, tasks: Tasks, metrics: PrometheusHandle) -> anyhow::Result<()> {
+    let mut grace = config.calls.drain_grace();
     let dir = config.data_dir();
-    let hub = Hub::start(config, &tasks, metrics).await?;
-    Tasks::signals().await;
+    let (taken, predecessor) = if replaces { take_over(&dir).await?.unzip() } else { (None, None) };
+    let (mut hub, belongings) = Hub::start_with(config, taken, &tasks, metrics).await?;
+    let offer = Offer::open(&dir, belongings).inspect_err(|error| {
+        warn!(%error, "`serve --replace` will not find this hub: {}: {error}", handover::socket_path(&dir).display());
+    });
+    if let Some(predecessor) = predecessor {
+        match predecessor.relieve().await {
+            Ok(()) => info!("replaced the hub that ran here; its last calls finish there"),
+            Err(error) => {
+                warn!(%error, "the hub that ran here ended meanwhile: {error}");
+                // It may have freed the lock, not knowing of us.
+                hub.lock = DirLock::take_part(hub.lock.copy()?)?;
+            }
+        }
+    }
+    let replaced = tokio::select! {
+        () = Tasks::signals() => false,
+        () = replaced(&hub.roster, offer.as_ref().ok()) => true,
+    };
+    drop(offer);
+    if replaced {
+        hub.lock.is_shared_now();
+        info!(
+            "replaced by another process: calls on connections that are here may finish within {} s",
+            grace.as_secs()
+        );
+        let began = Instant::now();
+        tasks.leave();
+        tokio::select! {
+            // Whether the grace sufficed makes no difference to what follows.
+            _ = timeout(grace, hub.users.last_consumer_gone()) => {}
+            () = Tasks::signals() => {}
+        }
+        grace = grace.saturating_sub(began.elapsed());
+    }
     info!("draining: calls under way may finish within {} s", grace.as_secs());
     let cut_short = tasks.stopping();
     tokio::select! {
         () = tasks.shut_down(grace) => {}
         () = Tasks::signals() => {
             cut_short.cancel();
-            tasks.shut_down(std::time::Duration::ZERO).await;
+            tasks.shut_down(Duration::ZERO).await;
         }
     }
     hub.registry.store.close().await;
-    if let Err(error) = Listening::remove(&dir) {
+    let is_ours = Listening::read(&dir).ok().flatten().is_some_and(|listening| listening.pid == std::process::id());
+    // Otherwise these are the next process's.
+    if is_ours && let Err(error) = Listening::remove(&dir).and(handover::remove(&dir)) {
         warn!("{} stays behind: {error}", file_path(&dir).display());
     }
     Ok(())
+}
+
+/// What the hub that runs here gives; none: no hub runs here.
+async fn take_over(dir: &Path) -> Result<Option<(Taken, handover::Predecessor)>, Failure> {
+    let failed = |failure: Failure| failure.at(dir.display().to_string());
+    if let Some(taken) = handover::ask(dir).await.map_err(|error| failed(error.into()))? {
+        return Ok(Some(taken));
+    }
+    let lock = DirLock::claim(dir).map_err(|failure| {
+        if failure.code() != ErrorCode::AlreadyRunning {
+            return failure;
+        }
+        failure.fix("the hub that runs here is too old to be replaced, or its handover.sock is gone: stop it first")
+    })?;
+    drop(lock);
+    info!("no hub runs in {}: there is none to replace", dir.display());
+    Ok(None)
+}
+
+/// Ready when another process serves in the place of this one.
+async fn replaced(roster: &Roster, offer: Option<&Offer>) {
+    let Some(offer) = offer else { return std::future::pending().await };
+    // Calls that wait here for an agent would wait in vain: it dials the next hub.
+    let waits = |provider: &Provider| roster.expects(*provider) && !roster.offers(*provider);
+    while Provider::ALL.iter().any(waits) {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    offer.taken().await;
 }
 
 fn consumer_tls(config: &Config) -> anyhow::Result<Option<ConsumerTls>> {
@@ -153,6 +250,18 @@ fn consumer_tls(config: &Config) -> anyhow::Result<Option<ConsumerTls>> {
         Failure::new(ErrorCode::ConfigInvalid, error.to_string()).at(certificate.display().to_string())
     })?;
     Ok(Some(tls))
+}
+
+/// The listener of a hub that was replaced, as long as its address is still the one to use.
+fn listen_on(address: SocketAddr, taken: Option<std::net::TcpListener>) -> Result<TcpListener, Failure> {
+    let is_meant = |used: SocketAddr| used == address || (address.port() == 0 && used.ip() == address.ip());
+    match taken {
+        Some(taken) if taken.local_addr().is_ok_and(is_meant) => {
+            let taken = taken.set_nonblocking(true).and_then(|()| TcpListener::from_std(taken));
+            taken.map_err(|error| Failure::new(ErrorCode::ListenFailed, error.to_string()).at(address.to_string()))
+        }
+        _ => listen(address),
+    }
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod directory;
 pub mod dispatch;
+pub mod handover;
 pub mod keys;
 pub mod listening;
 pub mod registry;

@@ -14,6 +14,7 @@ mod enrolment;
 mod failover;
 mod fake_agent;
 mod faults;
+mod handover;
 mod kit;
 mod readme;
 mod realtime;

@@ -62,7 +62,19 @@ const ROOMS: &[(&str, &[Row])] = &[
         &[
             ("main", &["cli"]),
             ("cli", &["app", "config", "keys", "listening", "registry", "store", "user_gateway"]),
-            ("app", &["agent_gateway", "config", "directory", "listening", "registry", "status", "user_gateway"]),
+            (
+                "app",
+                &[
+                    "agent_gateway",
+                    "config",
+                    "directory",
+                    "handover",
+                    "listening",
+                    "registry",
+                    "status",
+                    "user_gateway",
+                ],
+            ),
             ("status", &["agent_gateway", "user_gateway"]),
             ("user_gateway", &["agent_gateway", "config", "directory", "dispatch"]),
             ("dispatch", &["agent_gateway"]),
@@ -73,6 +85,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("listening", &["config"]),
             ("api_key", &[]),
             ("config", &[]),
+            ("handover", &[]),
             ("store", &[]),
         ],
     ),

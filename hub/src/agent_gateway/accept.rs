@@ -58,7 +58,7 @@ enum AcceptError {
 }
 
 pub(super) async fn accept_loop(gateway: Arc<AgentGateway>, listener: TcpListener) {
-    let draining = gateway.tasks.draining();
+    let leaving = gateway.tasks.leaving();
     loop {
         let next = async {
             let permit = gateway.handshakes.clone().acquire_owned().await;
@@ -66,7 +66,7 @@ pub(super) async fn accept_loop(gateway: Arc<AgentGateway>, listener: TcpListene
         };
         let (Ok(permit), accepted) = (tokio::select! {
             biased;
-            () = draining.cancelled() => return,
+            () = leaving.cancelled() => return,
             next = next => next,
         }) else {
             return;

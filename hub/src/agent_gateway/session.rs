@@ -14,6 +14,7 @@ use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
 use keyhaven_protocol::frame::Withdraw;
 use keyhaven_protocol::frame::from_json;
+use keyhaven_protocol::frame::to_json;
 use keyhaven_protocol::id::TokenId;
 use keyhaven_protocol::link::LinkFault;
 use tracing::info;
@@ -32,14 +33,17 @@ pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Tunnel>, proved:
         public_key: proved.public_key,
         first_beat: Some(proved.enrolled_with),
     };
-    let draining = gateway.tasks.draining();
+    let (leaving, draining) = (gateway.tasks.leaving(), gateway.tasks.draining());
     let stopping = gateway.tasks.stopping();
     let drain =
         Drain { deadline_ms: u64::try_from(gateway.config.calls.drain_grace().as_millis()).unwrap_or(u64::MAX) };
     let orders = async {
+        leaving.cancelled().await;
+        // The agent dials the next hub at once. This link stays for calls that came here.
+        link.handle.send_control(FrameKind::Drain, &to_json(&drain));
         draining.cancelled().await;
         gateway.roster.leave(&link);
-        link.handle.drain(&drain);
+        link.handle.retire();
         stopping.cancelled().await;
         link.handle.close();
         std::future::pending::<Infallible>().await

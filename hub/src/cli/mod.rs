@@ -71,7 +71,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the hub until it is told to stop.
-    Serve,
+    Serve(serve::ServeArgs),
     /// Make the keys of a new hub; `serve` does it too if there is none.
     Init(init::InitArgs),
     /// Invite, list, drain and revoke agents.
@@ -115,7 +115,7 @@ impl Cli {
         let output = self.output();
         let global = self.global;
         match self.command {
-            Command::Serve => serve::serve(global.load()?.config),
+            Command::Serve(args) => serve::serve(global.load()?.config, &args),
             Command::Init(args) => init::init(output, &global.load()?.config, &args),
             Command::Agent(command) => {
                 let config = global.load_beside_hub()?;

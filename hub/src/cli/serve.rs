@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use clap::Args;
 use keyhaven_daemon::admin;
 use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::tasks::Tasks;
@@ -17,7 +18,15 @@ use crate::config::Config;
 use crate::keys::BACKUP_KEY_FILE;
 use crate::keys::HubKeys;
 
-pub(super) fn serve(config: Config) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Take over from the hub that runs in this data directory: its listening sockets at
+    /// once, so that no connection is refused, while its last calls finish there.
+    #[arg(long)]
+    replace: bool,
+}
+
+pub(super) fn serve(config: Config, args: &ServeArgs) -> anyhow::Result<()> {
     let _logs = telemetry::init(&config.log.level, config.log.format).map_err(super::failure)?;
     rustls::crypto::ring::default_provider()
         .install_default()
@@ -27,7 +36,7 @@ pub(super) fn serve(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?
-        .block_on(crate::app::serve(config, Tasks::new(), admin::install_metrics()))
+        .block_on(crate::app::serve(config, args.replace, Tasks::new(), admin::install_metrics()))
 }
 
 fn initialise_if_empty(dir: &Path) -> Result<(), crate::keys::KeysError> {

@@ -46,7 +46,7 @@ use super::attempt::Answered;
 use super::attempt::Attempts;
 use super::attempt::Call;
 use super::body::AnswerBody;
-use super::connection::Connection;
+use super::connection::OnCall;
 use super::models;
 use super::realtime::Switched;
 use super::refusal::Refusal;
@@ -66,7 +66,7 @@ impl UserGateway {
     pub(super) async fn answer(
         self: &Arc<Self>,
         request: Request<Incoming>,
-        connection: Connection,
+        connection: OnCall,
     ) -> Response<AnswerBody> {
         let began_unix_ms = unix_ms_now();
         let call = self.ids.next(began_unix_ms);
@@ -101,6 +101,10 @@ impl UserGateway {
         };
         let id = HeaderValue::from_str(&call.to_string()).expect("an id is visible ASCII");
         response.headers_mut().insert(CALL_ID, id);
+        if self.tasks.leaving().is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // The next call belongs to the process that is here then.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 

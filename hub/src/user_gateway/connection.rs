@@ -2,14 +2,17 @@
 //!
 //! Invariant: the connection's place is free only when the last of them is done with it.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::OwnedSemaphorePermit;
@@ -22,7 +25,13 @@ pub(super) struct Connection {
     shared: Arc<Shared>,
 }
 
+/// The same as long as one call on it lasts.
+pub(super) struct OnCall {
+    connection: Connection,
+}
+
 struct Shared {
+    calls: AtomicUsize,
     flushes: AtomicU64,
     waker: AtomicWaker,
     is_tunnel: AtomicBool,
@@ -34,6 +43,7 @@ struct Shared {
 impl Connection {
     pub(super) fn new(place: OwnedSemaphorePermit) -> Self {
         let shared = Shared {
+            calls: AtomicUsize::new(0),
             flushes: AtomicU64::new(0),
             waker: AtomicWaker::new(),
             is_tunnel: AtomicBool::new(false),
@@ -41,6 +51,23 @@ impl Connection {
             _place: place,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// A call begins on it.
+    pub(super) fn begin_call(&self) -> OnCall {
+        self.shared.calls.fetch_add(1, Ordering::AcqRel);
+        OnCall { connection: self.clone() }
+    }
+
+    /// Ready when it had no call, and nothing left it, for so long.
+    pub(super) async fn quiet_for(&self, time: Duration) {
+        loop {
+            let flushes = self.flushes();
+            tokio::time::sleep(time).await;
+            if self.shared.calls.load(Ordering::Acquire) == 0 && self.flushes() == flushes {
+                return;
+            }
+        }
     }
 
     /// How often it was flushed to its end so far.
@@ -78,5 +105,19 @@ impl Connection {
     /// Whether it carries a WebSocket's bytes.
     pub(super) fn is_tunnel(&self) -> bool {
         self.shared.is_tunnel.load(Ordering::Acquire)
+    }
+}
+
+impl Deref for OnCall {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Drop for OnCall {
+    fn drop(&mut self) {
+        self.connection.shared.calls.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,8 +20,8 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use tracing::warn;
 
@@ -29,6 +30,10 @@ use super::connection::Connection;
 use super::linger::Lingering;
 use super::repoll::Repolled;
 use super::writes::Watched;
+
+/// A consumer who has sent nothing for so long will not send just when his connection closes,
+/// as far as can be foretold: HTTP/1.1 has no word for a close that was not announced.
+const QUIET_TIME: Duration = Duration::from_secs(3);
 
 /// The operator's certificate.
 #[derive(Clone)]
@@ -75,23 +80,29 @@ impl ConsumerTls {
 }
 
 impl UserGateway {
-    /// Accepts consumers until the hub drains; their calls may finish after that.
+    /// Accepts consumers until the hub leaves or drains; their calls may finish after that.
     pub fn serve(self: &Arc<Self>, listener: TcpListener, tls: Option<ConsumerTls>) {
         self.tasks.spawn("consumer-listener", accept_loop(self.clone(), listener, tls));
+    }
+
+    /// Ready when the hub accepts no consumers any more and the last connection is closed.
+    pub async fn last_consumer_gone(&self) {
+        self.tasks.leaving().cancelled().await;
+        // The semaphore is never closed.
+        let _ = self.places.acquire_many(self.config.consumer.connections_max).await;
     }
 }
 
 async fn accept_loop(gateway: Arc<UserGateway>, listener: TcpListener, tls: Option<ConsumerTls>) {
-    let draining = gateway.tasks.draining();
-    let places = Arc::new(Semaphore::new(gateway.config.consumer.connections_max as usize));
+    let leaving = gateway.tasks.leaving();
     loop {
         let next = async {
-            let place = places.clone().acquire_owned().await;
+            let place = gateway.places.clone().acquire_owned().await;
             (place, listener.accept().await)
         };
         let (place, accepted) = tokio::select! {
             biased;
-            () = draining.cancelled() => return,
+            () = leaving.cancelled() => return,
             next = next => next,
         };
         match accepted {
@@ -104,7 +115,7 @@ async fn accept_loop(gateway: Arc<UserGateway>, listener: TcpListener, tls: Opti
             Err(error) => {
                 // Out of file descriptors, mostly: accepting again at once would spin.
                 warn!(%error, "a consumer could not be accepted: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
@@ -130,16 +141,17 @@ async fn serve_http<S>(gateway: Arc<UserGateway>, stream: S, connection: Connect
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let draining = gateway.tasks.draining();
+    let (leaving, draining) = (gateway.tasks.leaving(), gateway.tasks.draining());
     let stopping = gateway.tasks.stopping();
     let consumer = &gateway.config.consumer;
     let idle = consumer.request_idle_timeout();
     let head_bytes_hard_max = hard_head_bound(consumer.request_head_bytes_max);
     let watched = Watched::new(TokioIo::new(stream), connection.clone(), consumer.response_stall_timeout());
     let io = Lingering::new(watched, connection.clone());
+    let enough = left_quiet(leaving, draining, connection.clone());
     let service = service_fn(move |request| {
-        let (gateway, connection) = (gateway.clone(), connection.clone());
-        async move { Ok::<_, Infallible>(gateway.answer(request, connection).await) }
+        let (gateway, call) = (gateway.clone(), connection.begin_call());
+        async move { Ok::<_, Infallible>(gateway.answer(request, call).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -150,7 +162,7 @@ where
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         ended = Repolled::new(serving.as_mut()) => ended,
-        () = draining.cancelled() => {
+        () = enough => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = Repolled::new(serving.as_mut()) => ended,
@@ -162,6 +174,19 @@ where
         && !is_departure(&error)
     {
         debug!(%error, "a consumer's connection ended: {error}");
+    }
+}
+
+/// Ready when a connection is to close as soon as no call is on it. A hub that leaves waits
+/// for silence: a request that is on its way to this process would have nobody to answer it.
+async fn left_quiet(leaving: CancellationToken, draining: CancellationToken, connection: Connection) {
+    let left = async {
+        leaving.cancelled().await;
+        connection.quiet_for(QUIET_TIME).await;
+    };
+    tokio::select! {
+        () = draining.cancelled() => {}
+        () = left => {}
     }
 }
 

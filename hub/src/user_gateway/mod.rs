@@ -32,6 +32,7 @@ use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::provider::Provider;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast;
 
 use crate::agent_gateway::Roster;
@@ -106,6 +107,8 @@ pub struct UserGateway {
     roster: Roster,
     held: HeldBytes,
     waiting: WaitingRoom,
+    /// One for each consumer's connection.
+    places: Arc<Semaphore>,
     calls: broadcast::Sender<CallSummary>,
     ids: CallIds,
     meters: Meters,
@@ -123,6 +126,7 @@ impl UserGateway {
         tasks: Tasks,
     ) -> Arc<Self> {
         let held = HeldBytes::new(config.consumer.held_body_bytes_max);
+        let places = Arc::new(Semaphore::new(config.consumer.connections_max as usize));
         let waiting = WaitingRoom::new(config.calls.agent_waits_max, config.calls.agent_wait());
         Arc::new(Self {
             config,
@@ -130,6 +134,7 @@ impl UserGateway {
             roster,
             held,
             waiting,
+            places,
             calls,
             ids: CallIds::new(),
             meters: Meters::default(),

@@ -41,7 +41,7 @@ use tokio::time::Sleep;
 use super::Outcome;
 use super::UserGateway;
 use super::body::AnswerBody;
-use super::connection::Connection;
+use super::connection::OnCall;
 use super::response::Record;
 
 /// Silence after one side has ended: what the other one still has to say comes at once.
@@ -58,7 +58,7 @@ const PIECES_PER_TURN: usize = 16;
 pub(super) struct Switched {
     pub(super) consumer: OnUpgrade,
     pub(super) scan: SessionScan,
-    pub(super) connection: Connection,
+    pub(super) connection: OnCall,
 }
 
 impl UserGateway {

@@ -25,7 +25,7 @@ use tracing::info;
 use super::CallSummary;
 use super::Outcome;
 use super::UserGateway;
-use super::connection::Connection;
+use super::connection::OnCall;
 use super::meters::name;
 use super::silence::Silence;
 use super::upload::Upload;
@@ -39,7 +39,7 @@ pub(super) struct Truncated(pub(super) AbortReason);
 pub(super) struct Relayed {
     stream: LinkStream,
     upload: Option<Box<Upload>>,
-    connection: Connection,
+    connection: OnCall,
     /// The agent watches the vendor's; this watches the agent's, and at the end the consumer's.
     silence: Silence,
     record: Record,
@@ -60,7 +60,7 @@ impl Relayed {
     pub(super) fn new(
         stream: LinkStream,
         upload: Option<Box<Upload>>,
-        connection: Connection,
+        connection: OnCall,
         idle: Duration,
         record: Record,
     ) -> Self {

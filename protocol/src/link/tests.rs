@@ -14,6 +14,7 @@ use crate::frame::FrameKind;
 use crate::frame::HEADER_BYTES;
 use crate::frame::StreamId;
 use crate::frame::next_frame;
+use crate::frame::to_json;
 
 use super::Budget;
 use super::Event;
@@ -322,6 +323,20 @@ fn a_draining_link_finishes_its_streams_and_opens_none() {
     pair.agent.send_data(id, Bytes::from_static(b"last words"), NOW).unwrap();
     pair.exchange();
     assert_eq!(pair.hub.take_data(id, NOW), Ok(Incoming::Data(Bytes::from_static(b"last words"))));
+}
+
+#[test]
+fn a_hub_that_says_drain_and_stays_is_served_until_it_closes() {
+    let mut pair = Pair::new();
+    pair.hub.send_control(FrameKind::Drain, &to_json(&Drain { deadline_ms: 1000 }));
+    pair.exchange();
+
+    let late = pair.hub.open(Bytes::from_static(b"open"), NOW).unwrap();
+    pair.exchange();
+
+    assert!(pair.agent.is_draining(), "it dials another hub");
+    assert_eq!(pair.agent.take_head(late), Some(Bytes::from_static(b"open")));
+    assert_eq!(pair.hub.aborted(late), None);
 }
 
 #[test]

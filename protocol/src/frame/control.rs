@@ -131,7 +131,8 @@ impl Refuse {
     }
 }
 
-/// DRAIN: no new streams on this link; those that run may finish.
+/// DRAIN: this link ends when its streams are over. The agent dials another; an agent's own
+/// DRAIN says that it wants no new streams.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
     /// After so many milliseconds the rest is aborted.

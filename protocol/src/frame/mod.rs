@@ -82,7 +82,7 @@ pub enum FrameKind {
     Ping = 0x20,
     /// The answer to PING, with its nonce.
     Pong = 0x21,
-    /// Either way: no new streams on this link. JSON [`Drain`].
+    /// Either way: this link will end; streams that run finish. JSON [`Drain`].
     Drain = 0x22,
     /// Agent to hub: a vendor key that calls may use. JSON [`Offer`].
     Offer = 0x23,

@@ -46,6 +46,7 @@ use super::attempt::Answered;
 use super::attempt::Attempts;
 use super::attempt::Call;
 use super::body::AnswerBody;
+use super::connection::Connection;
 use super::connection::OnCall;
 use super::models;
 use super::realtime::Switched;

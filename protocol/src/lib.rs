@@ -14,6 +14,7 @@ pub mod link;
 pub mod pin;
 pub mod provider;
 pub mod request_scan;
+pub mod usage;
 pub mod version;
 pub mod websocket;
 

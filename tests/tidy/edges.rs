@@ -36,6 +36,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("hex", &[]),
             ("id", &[]),
             ("json_scan", &[]),
+            ("usage", &["json_scan"]),
             ("version", &[]),
             ("websocket", &[]),
         ],

@@ -10,7 +10,8 @@ use super::Doubts;
 use super::Form;
 
 /// Something that has a price. The numbers are on the wire and in ledgers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "&str", into = "&'static str")]
 #[repr(u8)]
 pub enum Meter {
     /// Tokens of text in, read afresh.
@@ -78,8 +79,42 @@ impl Meter {
         }
     }
 
+    /// Whether it counts tokens that went in: how long a call is, which some prices depend on.
+    const fn is_input_tokens(self) -> bool {
+        match self {
+            Self::Input
+            | Self::CachedInput
+            | Self::CacheWrite
+            | Self::CacheWrite1h
+            | Self::AudioInput
+            | Self::CachedAudioInput
+            | Self::ImageInput
+            | Self::CachedImageInput => true,
+            Self::Output | Self::AudioOutput | Self::ImageOutput | Self::AudioMillis | Self::WebSearch => false,
+        }
+    }
+
     const fn index(self) -> usize {
         self as usize - 1
+    }
+}
+
+/// Text that names no meter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no such meter")]
+pub struct UnknownMeter;
+
+impl TryFrom<&str> for Meter {
+    type Error = UnknownMeter;
+
+    fn try_from(name: &str) -> Result<Self, UnknownMeter> {
+        Self::ALL.iter().copied().find(|meter| meter.name() == name).ok_or(UnknownMeter)
+    }
+}
+
+impl From<Meter> for &'static str {
+    fn from(meter: Meter) -> Self {
+        meter.name()
     }
 }
 
@@ -98,6 +133,12 @@ impl Meters {
     /// The meters that are not 0, by number.
     pub fn iter(&self) -> impl Iterator<Item = (Meter, u64)> + '_ {
         Meter::ALL.iter().map(|meter| (*meter, self.get(*meter))).filter(|(_, quantity)| *quantity > 0)
+    }
+
+    /// All tokens that went in.
+    pub fn input_tokens(&self) -> u64 {
+        let inputs = self.iter().filter(|(meter, _)| meter.is_input_tokens());
+        inputs.fold(0, |sum, (_, quantity)| sum.saturating_add(quantity))
     }
 
     fn set(&mut self, meter: Meter, quantity: u64) {

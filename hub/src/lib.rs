@@ -13,6 +13,7 @@ pub mod dispatch;
 pub mod handover;
 pub mod keys;
 pub mod listening;
+pub mod pricing;
 pub mod registry;
 pub mod status;
 pub mod store;

@@ -86,6 +86,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("directory", &["api_key", "store"]),
             ("keys", &["store"]),
             ("listening", &["config"]),
+            ("pricing", &[]),
             ("api_key", &[]),
             ("config", &[]),
             ("handover", &[]),

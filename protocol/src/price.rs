@@ -5,6 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use ed25519_dalek::Signature;
+use ed25519_dalek::Signer as _;
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::VerifyingKey;
 use serde::Deserialize;
 use serde::Serialize;
 use sha2::Digest as _;
@@ -98,6 +102,9 @@ pub enum TableError {
     /// Readable, but not as this version of the program would have written it.
     #[error("it is not in its one canonical form")]
     NotCanonical,
+    /// The hub did not sign it.
+    #[error("the signature is not the hub's")]
+    NotSigned,
     /// A price below 0.
     #[error("{0} has a price below 0")]
     Negative(String),
@@ -105,6 +112,9 @@ pub enum TableError {
     #[error("{0} has a price twice, or its prices are out of order")]
     Disorder(String),
 }
+
+/// What a hub signs of a table: this and its hash.
+const SIGNED_PREFIX: &[u8] = b"kh/price/1\n";
 
 /// Why a call cannot be billed, and is therefore not sold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -161,7 +171,28 @@ impl PriceTable {
 
     /// SHA-256 of [`Self::encode`]: what holds and tickets name beside the version.
     pub fn hash(&self) -> Hex<32> {
-        Hex(Sha256::digest(self.encode()).into())
+        Self::hash_of(&self.encode())
+    }
+
+    /// SHA-256 of any bytes, such as those of the file that prices come from.
+    pub fn hash_of(bytes: &[u8]) -> Hex<32> {
+        Hex(Sha256::digest(bytes).into())
+    }
+
+    /// The hub's signature over [`Self::hash`].
+    pub fn sign(&self, key: &SigningKey) -> [u8; 64] {
+        key.sign(&signed(&self.hash())).to_bytes()
+    }
+
+    /// Reads a table's bytes if the hub with this key signed them.
+    ///
+    /// # Errors
+    /// [`TableError::NotSigned`], and those of [`Self::decode`].
+    pub fn decode_signed(bytes: &[u8], signature: &[u8; 64], key: &VerifyingKey) -> Result<Self, TableError> {
+        let hash = Self::hash_of(bytes);
+        let signature = Signature::from_bytes(signature);
+        key.verify_strict(&signed(&hash), &signature).map_err(|_| TableError::NotSigned)?;
+        Self::decode(bytes)
     }
 
     /// The prices of a model, by its vendor's exact name.
@@ -187,6 +218,10 @@ impl PriceTable {
         }
         Ok(())
     }
+}
+
+fn signed(hash: &Hex<32>) -> Vec<u8> {
+    [SIGNED_PREFIX, &hash.0].concat()
 }
 
 impl Rate {
@@ -316,6 +351,20 @@ mod tests {
         let mut other = table.clone();
         other.version += 1;
         assert_ne!(other.hash(), table.hash());
+    }
+
+    #[test]
+    fn a_table_counts_only_with_the_hubs_signature() {
+        let (hub, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+        let table = table();
+        let (bytes, signature) = (table.encode(), table.sign(&hub));
+        let read = |bytes: &[u8], key: &SigningKey| PriceTable::decode_signed(bytes, &signature, &key.verifying_key());
+
+        assert_eq!(read(&bytes, &hub), Ok(table));
+        assert_eq!(read(&bytes, &other), Err(TableError::NotSigned));
+        let mut changed = bytes.clone();
+        changed[12] ^= 1;
+        assert_eq!(read(&changed, &hub), Err(TableError::NotSigned));
     }
 
     #[test]

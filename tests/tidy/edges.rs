@@ -64,7 +64,7 @@ const ROOMS: &[(&str, &[Row])] = &[
         "hub",
         &[
             ("main", &["cli"]),
-            ("cli", &["app", "config", "keys", "listening", "registry", "store", "user_gateway"]),
+            ("cli", &["app", "config", "keys", "listening", "pricing", "registry", "store", "user_gateway"]),
             (
                 "app",
                 &[
@@ -86,7 +86,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("directory", &["api_key", "store"]),
             ("keys", &["store"]),
             ("listening", &["config"]),
-            ("pricing", &[]),
+            ("pricing", &["keys", "store"]),
             ("api_key", &[]),
             ("config", &[]),
             ("handover", &[]),

@@ -10,6 +10,7 @@ mod confirm;
 mod doctor;
 mod init;
 mod key;
+mod price;
 mod serve;
 mod status;
 mod text;
@@ -80,6 +81,9 @@ enum Command {
     /// Create, list and revoke consumers' API keys.
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Import, compare and publish list prices.
+    #[command(subcommand)]
+    Price(price::PriceCommand),
     /// What the running hub is doing.
     Status,
     /// Check keys, database, files, ports and clock, and say what to do.
@@ -124,6 +128,10 @@ impl Cli {
             Command::Key(command) => {
                 let config = global.load_beside_hub()?;
                 block_on(key::run(output, &config, command))
+            }
+            Command::Price(command) => {
+                let config = global.load_beside_hub()?;
+                block_on(price::run(output, &config, command))
             }
             Command::Status => block_on(status::run(output, &global.load_beside_hub()?)),
             Command::Doctor => block_on(doctor::run(output, &global.load_beside_hub()?)),
@@ -233,6 +241,12 @@ mod tests {
             "key create --name web",
             "key list",
             "key revoke web --yes --dry-run",
+            "price import model_prices.json",
+            "price show gpt-4o --version 1",
+            "price show --draft --json",
+            "price diff",
+            "price publish --yes",
+            "price rollback 1 --dry-run",
             "status",
             "doctor",
             "config check",

@@ -89,6 +89,7 @@ pub fn import(json: &[u8]) -> Result<Imported, NoTable> {
             imported.skipped.insert(name, skipped);
         }
     }
+    imported.drop_disputed();
     Ok(imported)
 }
 
@@ -97,15 +98,19 @@ impl Imported {
         let model = model(provider, name)?;
         let sku = sku(entry)?;
         let models = self.models.entry(provider).or_default();
-        match models.get(model) {
-            Some(known) if *known != sku => {
-                models.remove(model);
-                Err(Skipped::Twice)
-            }
-            Some(_) => Ok(()),
-            None => {
-                models.insert(model.to_owned(), sku);
-                Ok(())
+        let known = models.entry(model.to_owned()).or_insert_with(|| sku.clone());
+        if *known == sku { Ok(()) } else { Err(Skipped::Twice) }
+    }
+
+    /// Whichever of two prices came first, neither is certain.
+    fn drop_disputed(&mut self) {
+        for (name, skipped) in &self.skipped {
+            if *skipped == Skipped::Twice {
+                for (provider, models) in &mut self.models {
+                    models.remove(
+                        name.strip_prefix(provider.name()).and_then(|rest| rest.strip_prefix('/')).unwrap_or(name),
+                    );
+                }
             }
         }
     }

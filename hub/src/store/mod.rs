@@ -7,6 +7,7 @@ pub mod agents;
 pub mod api_keys;
 pub mod join_tokens;
 pub mod meta;
+pub mod price_tables;
 
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -164,14 +165,14 @@ const LOCK_RETRY: Duration = Duration::from_millis(10);
 const CONNECTIONS_MAX: u32 = 4;
 
 fn migrator() -> Migrator {
-    let registry = include_str!("../../../migrations/sqlite/0001_registry.sql");
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "registry".into(),
-        MigrationType::Simple,
-        registry.into_sql_str(),
-        false,
-    )])
+    let migrations = [
+        ("registry", include_str!("../../../migrations/sqlite/0001_registry.sql")),
+        ("prices", include_str!("../../../migrations/sqlite/0002_prices.sql")),
+    ];
+    let numbered = (1..).zip(migrations).map(|(number, (name, statements))| {
+        Migration::new(number, name.into(), MigrationType::Simple, statements.into_sql_str(), false)
+    });
+    Migrator::with_migrations(numbered.collect())
 }
 
 /// Two processes that open a new database at the same moment (`serve` and

@@ -11,7 +11,6 @@ mod meter;
 mod reader;
 mod sse;
 mod tap;
-mod websocket;
 
 pub use coding::Coding;
 pub use counter::Counter;

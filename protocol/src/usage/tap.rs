@@ -2,6 +2,10 @@
 //!
 //! Invariant: the tap reads; it can neither change, delay nor fail the answer.
 
+use crate::websocket::Role;
+use crate::websocket::messages;
+use crate::websocket::messages::MessageScan;
+
 use super::Coding;
 use super::Doubt;
 use super::Form;
@@ -10,8 +14,6 @@ use super::coding::Decoding;
 use super::reader::Reader;
 use super::sse;
 use super::sse::SseScan;
-use super::websocket;
-use super::websocket::WebSocketScan;
 
 /// How an answer is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +53,7 @@ pub struct Tap {
 enum Framing {
     Json,
     Events(SseScan),
-    Session(WebSocketScan),
+    Session(MessageScan),
     Opaque,
     /// No frames: nothing more is read.
     Lost,
@@ -64,7 +66,7 @@ impl Tap {
         let framing = match shape {
             Shape::Json => Framing::Json,
             Shape::Events => Framing::Events(SseScan::new()),
-            Shape::Session => Framing::Session(WebSocketScan::new()),
+            Shape::Session => Framing::Session(MessageScan::new(Role::Server)),
             Shape::Opaque => Framing::Opaque,
         };
         let mut reading = Reading::default();
@@ -112,11 +114,12 @@ impl Framing {
             }),
             Self::Session(scan) => {
                 let framed = scan.feed(bytes, &mut |part| match part {
-                    websocket::Part::Text(text) => reader.feed(text, reading),
-                    websocket::Part::MessageEnd => {
+                    messages::Part::Text(text) => reader.feed(text, reading),
+                    messages::Part::TextEnd => {
                         reader.end(reading);
                     }
-                    websocket::Part::Close => reading.ended = true,
+                    messages::Part::Binary => {}
+                    messages::Part::Close => reading.ended = true,
                 });
                 if framed.is_err() {
                     reading.doubts.add(Doubt::Unreadable);

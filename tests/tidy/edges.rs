@@ -37,7 +37,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("id", &[]),
             ("json_scan", &[]),
             ("price", &["hex", "money", "provider", "usage"]),
-            ("usage", &["json_scan"]),
+            ("usage", &["json_scan", "websocket"]),
             ("money", &[]),
             ("version", &[]),
             ("websocket", &[]),

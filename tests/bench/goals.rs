@@ -113,6 +113,7 @@ pub(crate) const GOALS: &[Goal] = &[
     own("  hub's memory per stalled call, KiB", "stall_crumbs_bytes", Kibibytes, Most(64 * 1024)),
     own("  links lost", "stall_links_lost", Count, Most(0)),
     own("calls failed while agents were replaced", "drain_agent_failed", Count, Most(0)),
+    own("calls failed while hubs were replaced", "drain_hub_failed", Count, Most(0)),
     own("silent agent, a stream open, noticed after, ms", "dead_busy_ns", Millis, Most(5_500_000_000)),
     own("silent agent, idle, noticed after, ms", "dead_idle_ns", Millis, Most(45_500_000_000)),
 ];

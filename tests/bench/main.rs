@@ -129,6 +129,7 @@ async fn measure(arguments: &Arguments, output: Output) -> anyhow::Result<()> {
     }
     if plan.has(Row::Drain) {
         drain::agents(&plan, level, output, &mut figures).await?;
+        drain::hubs(&plan, level, output, &mut figures).await?;
     }
     if plan.has(Row::DeadPeer) {
         alone::dead_peer(level, output, &mut figures).await?;

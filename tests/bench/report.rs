@@ -133,6 +133,10 @@ const ROWS: &[Row] = &[
     Row("  agents replaced", "drain_agent_times", Count, false),
     Row("  failed", "drain_agent_failed", Count, false),
     Row("  slowest call, ms", "drain_agent_slowest_ns", Millis, false),
+    Row("calls while hubs were replaced", "drain_hub_calls", Count, false),
+    Row("  hubs replaced", "drain_hub_times", Count, false),
+    Row("  failed", "drain_hub_failed", Count, false),
+    Row("  slowest call, ms", "drain_hub_slowest_ns", Millis, false),
     Row("silent agent, a stream open: noticed after, ms", "dead_busy_ns", Millis, false),
     Row("silent agent, idle: noticed after, ms", "dead_idle_ns", Millis, false),
 ];

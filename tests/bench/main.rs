@@ -21,7 +21,6 @@ mod paths;
 mod plan;
 mod probes;
 mod rathole;
-mod relay;
 mod report;
 mod rounds;
 mod saturate;

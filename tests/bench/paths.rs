@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use keyhaven_daemon::cli::Output;
+use keyhaven_tests::relay::Path;
+use keyhaven_tests::relay::Relay;
 use tempfile::TempDir;
 
 use crate::figures::Figures;
@@ -20,8 +22,6 @@ use crate::probes;
 use crate::rathole::Program;
 use crate::rathole::Rathole;
 use crate::rathole::Service;
-use crate::relay::Path;
-use crate::relay::Relay;
 use crate::saturate::Crowd;
 use crate::saturate::Direction;
 use crate::street::Peer;
@@ -30,9 +30,9 @@ use crate::street::until_it_answers;
 use crate::upstream::Addresses;
 use crate::wire::Call;
 
-const SLOW: Path = Path { bytes_per_second: 10_000_000, delay: Duration::from_millis(15) };
+const SLOW: Path = Path { bytes_per_second: Some(10_000_000), delay: Duration::from_millis(15), ..Path::CLEAR };
 
-const FAR: Path = Path { bytes_per_second: 40_000_000, delay: Duration::from_millis(50) };
+const FAR: Path = Path { bytes_per_second: Some(40_000_000), delay: Duration::from_millis(50), ..Path::CLEAR };
 
 /// Downloads that fill the slow path.
 const DOWNLOADS: usize = 2;
@@ -64,7 +64,7 @@ pub(crate) async fn measure(
         let mut relay = None;
         let keyhaven = Keyhaven::start(&upstream, log_level, |tunnel| {
             let started = Relay::start(tunnel, path)?;
-            let listen = started.listen;
+            let listen = started.addr();
             relay = Some(started);
             Ok(listen)
         });
@@ -84,7 +84,7 @@ async fn through_rathole(
     let mut relay = None;
     let rathole = Rathole::start(program, dir.path(), &[service], |server| {
         let started = Relay::start(server, path)?;
-        let listen = started.listen;
+        let listen = started.addr();
         relay = Some(started);
         Ok(listen)
     })?;

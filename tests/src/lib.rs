@@ -14,6 +14,7 @@ pub mod http1;
 pub mod process;
 pub mod raw_agent;
 pub mod raw_client;
+pub mod relay;
 mod stage;
 pub mod tap;
 pub mod tls_door;

@@ -159,6 +159,15 @@ impl HubSite {
         text_in(&self.json(&["agent", "invite", "--name", name]).await?, "token")
     }
 
+    /// The same for an agent that is to dial this address.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub async fn invite_to(&self, name: &str, address: SocketAddr) -> Result<String> {
+        let address = address.to_string();
+        text_in(&self.json(&["agent", "invite", "--name", name, "--address", &address]).await?, "token")
+    }
+
     /// The links of the running hub, as its status shows them.
     ///
     /// # Errors

@@ -248,7 +248,9 @@ impl Lane {
             }
         }
         self.while_silent().await;
-        write.shutdown().await
+        // The other end may have closed already.
+        let _ = write.shutdown().await;
+        Ok(())
     }
 
     async fn while_silent(&self) {

@@ -35,13 +35,21 @@ impl Scene {
 
     /// A scene whose hub is set up as the test wants it.
     pub(crate) async fn build_as(set: impl Fn(HubSite) -> Result<HubSite>) -> Result<Self> {
+        Self::build_over(set, Ok).await
+    }
+
+    /// The same with an agent that dials what `path` makes of the hub's tunnel address.
+    pub(crate) async fn build_over(
+        set: impl Fn(HubSite) -> Result<HubSite>,
+        path: impl FnOnce(SocketAddr) -> Result<SocketAddr>,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("keyhaven-scene-").tempdir()?;
         let site = set(HubSite::new(&dir.path().join("hub")))?;
         let upstream = Upstream::start().await?;
         let hub = site.start().await?;
         // Many short lives in a row would let the pauses between attempts grow.
         let agent = AgentSite::new(&dir.path().join("agent")).env("KEYHAVEN_AGENT_LINK_BACKOFF_MAX_S", "1");
-        agent.join(&site.invite("good").await?).await?;
+        agent.join(&site.invite_to("good", path(hub.tunnel)?).await?).await?;
         agent.add_keys(&upstream).await?;
         let agent_process = agent.start_before(&upstream)?;
         let api_key = site.api_key().await?;

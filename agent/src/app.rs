@@ -1,4 +1,4 @@
-//! The agent, put together: vault, offers, relay, link, status.
+//! The agent, put together: vault, prices, offers, relay, link, status.
 //!
 //! Invariant: it dials and never listens; what its command line knows of it is a file.
 
@@ -19,6 +19,8 @@ use crate::link::LinkView;
 use crate::link::Linker;
 use crate::link::new_instance;
 use crate::offers::Offers;
+use crate::prices;
+use crate::prices::PriceStore;
 use crate::provider::Egress;
 use crate::provider::VendorClient;
 use crate::relay::Relay;
@@ -42,6 +44,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// A [`Failure`] inside: not joined, or the hub says that trying again is of no use.
 pub async fn run(config: Config, dir: PathBuf, vault: Vault, egress: Egress, tasks: Tasks) -> anyhow::Result<()> {
     let identity = vault.identity().ok_or_else(|| Failure::new(ErrorCode::NotJoined, ""))?;
+    let prices = PriceStore::open(&dir.join(prices::DIR_NAME), &identity.hub_key).map_err(Failure::from)?;
     let vault = SharedVault::new(vault);
     let offers = Offers::new(&vault);
     offers.follow(vault.clone(), VendorClient::new(&egress, config.calls.vendor_connect_timeout()), &tasks);
@@ -61,7 +64,7 @@ pub async fn run(config: Config, dir: PathBuf, vault: Vault, egress: Egress, tas
     let backoff = (config.link.backoff_first(), config.link.backoff_max());
     let instance = new_instance().map_err(Failure::from)?;
     let drain_grace = config.calls.drain_grace();
-    let linker = Linker { vault, egress, relay, offers, view, backoff, drain_grace, instance, tasks };
+    let linker = Linker { vault, egress, relay, offers, prices, view, backoff, drain_grace, instance, tasks };
     Ok(Arc::new(linker).run().await?)
 }
 

@@ -9,6 +9,7 @@ pub mod config;
 pub mod enrol;
 pub mod link;
 pub mod offers;
+pub mod prices;
 pub mod provider;
 pub mod relay;
 pub mod status;

@@ -3,6 +3,8 @@
 //!
 //! Invariant: what a table does not price is refused, and never free.
 
+mod parcel;
+
 use std::collections::BTreeMap;
 
 use ed25519_dalek::Signature;
@@ -21,6 +23,9 @@ use crate::money::TooMuch;
 use crate::provider::Provider;
 use crate::usage::Meter;
 use crate::usage::Meters;
+
+pub use parcel::pack;
+pub use parcel::unpack_signed;
 
 /// The longest table, as bytes.
 pub const TABLE_BYTES_MAX: usize = 4 * 1024 * 1024;

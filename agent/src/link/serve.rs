@@ -23,6 +23,8 @@ use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
+use keyhaven_protocol::frame::PriceParts;
+use keyhaven_protocol::frame::Prices;
 use keyhaven_protocol::frame::Withdraw;
 use keyhaven_protocol::frame::to_json;
 use keyhaven_protocol::hex::Hex;
@@ -43,6 +45,8 @@ use super::dial::Dialled;
 use super::dial::LinkError;
 use super::dial::dial;
 use crate::offers::Offers;
+use crate::prices::Parcel;
+use crate::prices::PriceStore;
 use crate::provider::Egress;
 use crate::relay::Relay;
 use crate::status::LinkState;
@@ -56,6 +60,9 @@ const GOOD_AFTER: Duration = Duration::from_secs(5);
 /// What a link may take to tell the hub of the calls that the end of the agent cut off.
 const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// Price tables that came over a link and wait for the disk. A hub sends a few at most.
+const PARCELS_MAX: usize = 8;
+
 /// Everything that keeps the link up.
 pub struct Linker {
     /// Who this agent is, and its keys.
@@ -66,6 +73,8 @@ pub struct Linker {
     pub relay: Arc<Relay>,
     /// What it offers.
     pub offers: Offers,
+    /// The price tables that its calls may name.
+    pub prices: PriceStore,
     /// How it looks from outside.
     pub view: LinkView,
     /// The waits between attempts: first and most.
@@ -264,7 +273,12 @@ impl Linker {
 /// The task of one link.
 async fn serve(linker: Arc<Linker>, dialled: Dialled, handle: LinkHandle, news: mpsc::Sender<News>) {
     let began = Instant::now();
-    let events = Events { linker: linker.clone(), news: news.clone(), began };
+    let (parcels, arriving) = mpsc::channel(PARCELS_MAX);
+    let events =
+        Events { linker: linker.clone(), news: news.clone(), began, parts: PriceParts::default(), parcels };
+    // First what is held, then what is offered: the hub sells nothing where its prices are not known.
+    let say_held = say_held(&linker.prices, &handle);
+    let keep_prices = keep_prices(&linker.prices, arriving);
     let keep_offers = offer(&linker.offers, &handle);
     let obey = async {
         linker.tasks.draining().cancelled().await;
@@ -275,7 +289,7 @@ async fn serve(linker: Arc<Linker>, dialled: Dialled, handle: LinkHandle, news: 
         tokio::time::sleep(LAST_WORDS_TIME_MAX).await;
         handle.close();
     };
-    let others = async { tokio::join!(keep_offers, obey) };
+    let others = async { tokio::join!(say_held, keep_prices, keep_offers, obey) };
     let end = tokio::select! {
         end = link::run(dialled.socket, &handle, events) => end,
         _ = others => LinkEnd::Closed,
@@ -303,10 +317,36 @@ async fn offer(offers: &Offers, handle: &LinkHandle) {
     }
 }
 
+/// Says which price tables are held, now and whenever one came.
+async fn say_held(prices: &PriceStore, handle: &LinkHandle) {
+    let mut changed = prices.changed();
+    loop {
+        handle.send_control(FrameKind::Prices, &Prices::Held(prices.held()).encode());
+        if changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Takes the tables that come, one after the other.
+async fn keep_prices(prices: &PriceStore, mut arriving: mpsc::Receiver<Parcel>) {
+    while let Some(parcel) = arriving.recv().await {
+        let (prices, version) = (prices.clone(), parcel.table.version);
+        match tokio::task::spawn_blocking(move || prices.keep(&parcel)).await {
+            Ok(Ok(())) => info!("prices of version {version} are known here"),
+            Ok(Err(error)) => warn!("{error}"),
+            Err(error) => warn!("the price table {version} was not taken: {error}"),
+        }
+    }
+    std::future::pending().await
+}
+
 struct Events {
     linker: Arc<Linker>,
     news: mpsc::Sender<News>,
     began: Instant,
+    parts: PriceParts,
+    parcels: mpsc::Sender<Parcel>,
 }
 
 impl LinkEvents for Events {
@@ -316,7 +356,18 @@ impl LinkEvents for Events {
         self.linker.tasks.spawn("call", Box::pin(relay.serve(stream, open)));
     }
 
-    fn control(&mut self, _frame: &Frame) -> Result<(), LinkFault> {
+    fn control(&mut self, frame: &Frame) -> Result<(), LinkFault> {
+        if frame.kind != FrameKind::Prices.number() {
+            return Ok(());
+        }
+        let malformed = |_| LinkFault::Malformed(FrameKind::Prices);
+        let part = match Prices::decode(frame.payload.clone()).map_err(malformed)? {
+            Prices::Part(part) => part,
+            Prices::Held(_) => return Err(LinkFault::Misplaced(FrameKind::Prices)),
+        };
+        if let Some((table, signature, packed)) = self.parts.take(part).map_err(malformed)? {
+            self.parcels.try_send(Parcel { table, signature, packed }).map_err(|_| LinkFault::Flood)?;
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@ mod abort;
 mod control;
 mod head;
 mod open;
+mod prices;
 mod wire;
 
 use bytes::Buf;
@@ -37,6 +38,13 @@ pub use head::decode_trailers;
 pub use head::encode_trailers;
 pub use open::BodyLength;
 pub use open::OpenHead;
+pub use prices::HELD_TABLES_MAX;
+pub use prices::HeldTable;
+pub use prices::PACKED_BYTES_MAX;
+pub use prices::PricePart;
+pub use prices::PriceParts;
+pub use prices::Prices;
+pub use prices::parts_of;
 pub use wire::PayloadError;
 
 /// Bytes of a frame's header.
@@ -88,6 +96,8 @@ pub enum FrameKind {
     Offer = 0x23,
     /// Agent to hub: an offer that no longer holds. JSON [`Withdraw`].
     Withdraw = 0x24,
+    /// Hub to agent: a part of a price table; agent to hub: which tables it holds. Binary [`Prices`].
+    Prices = 0x40,
 }
 
 impl FrameKind {
@@ -108,6 +118,7 @@ impl FrameKind {
         Self::Drain,
         Self::Offer,
         Self::Withdraw,
+        Self::Prices,
     ];
 
     /// The kind with this number.
@@ -126,7 +137,7 @@ impl FrameKind {
             Self::Challenge | Self::Auth | Self::Welcome | Self::Refuse | Self::Drain | Self::Withdraw => 4 * 1024,
             Self::Open | Self::Head => 96 * 1024,
             Self::End => 16 * 1024,
-            Self::Data | Self::Offer => DATA_BYTES_MAX,
+            Self::Data | Self::Offer | Self::Prices => DATA_BYTES_MAX,
             Self::Abort => 1024,
             Self::Credit => 4,
             Self::Ping | Self::Pong => 8,
@@ -145,7 +156,8 @@ impl FrameKind {
             | Self::Pong
             | Self::Drain
             | Self::Offer
-            | Self::Withdraw => false,
+            | Self::Withdraw
+            | Self::Prices => false,
         }
     }
 }

@@ -20,10 +20,10 @@ use super::*;
 
 /// One frame of every kind, as it is on the wire, in `protocol/vectors/frames.hex`:
 /// a line `# comment`, then a line of hex, in the order of [`FrameKind::ALL`]; the two frames
-/// that begin a WebSocket in `protocol/vectors/upgrade.hex`.
+/// that begin a WebSocket in `protocol/vectors/upgrade.hex`, and the agent's PRICES in `held.hex`.
 #[test]
 fn every_kind_of_frame_is_written_as_its_golden_vector() {
-    let golden = [include_str!("../../vectors/frames.hex"), include_str!("../../vectors/upgrade.hex")];
+    let golden = [include_str!("../../vectors/frames.hex"), include_str!("../../vectors/upgrade.hex"), include_str!("../../vectors/held.hex")];
     let golden: Vec<&str> = golden
         .iter()
         .flat_map(|golden| golden.lines())
@@ -32,6 +32,7 @@ fn every_kind_of_frame_is_written_as_its_golden_vector() {
     let written: Vec<String> = samples()
         .into_iter()
         .chain(upgrade_samples())
+        .chain(held_sample())
         .map(|(kind, stream, payload)| {
             let mut out = BytesMut::new();
             put_frame(&mut out, kind, stream, &payload);
@@ -49,7 +50,7 @@ fn every_kind_of_frame_is_written_as_its_golden_vector() {
 
 #[test]
 fn every_golden_vector_reads_back() {
-    for (kind, stream, payload) in samples().into_iter().chain(upgrade_samples()) {
+    for (kind, stream, payload) in samples().into_iter().chain(upgrade_samples()).chain(held_sample()) {
         let mut out = BytesMut::new();
         put_frame(&mut out, kind, stream, &payload);
         let mut batch = out.freeze();
@@ -169,6 +170,9 @@ fn decode_anything(payload: Bytes) {
     let _ = from_json::<Welcome>(&payload);
     let _ = from_json::<Withdraw>(&payload);
     let _ = Refuse::read(&payload);
+    if let Ok(prices) = Prices::decode(payload) {
+        assert_eq!(Prices::decode(prices.encode()), Ok(prices));
+    }
 }
 
 fn header_name() -> impl Strategy<Value = HeaderName> {
@@ -206,6 +210,12 @@ fn upgrade_samples() -> [(FrameKind, StreamId, Bytes); 2] {
     let open = OpenHead { parameter: None, query: None, body: BodyLength::Upgrade, headers: asked, ..open_sample() };
     let head = ResponseHead { status: StatusCode::SWITCHING_PROTOCOLS, headers: agreed };
     [(FrameKind::Open, 1, open.encode().unwrap()), (FrameKind::Head, 1, head.encode().unwrap())]
+}
+
+/// The agent's side of PRICES.
+fn held_sample() -> [(FrameKind, StreamId, Bytes); 1] {
+    let held = Prices::Held(vec![HeldTable { version: 7, hash: Hex([0x33; 32]) }]);
+    [(FrameKind::Prices, 0, held.encode())]
 }
 
 fn samples() -> Vec<(FrameKind, StreamId, Bytes)> {
@@ -254,6 +264,10 @@ fn samples() -> Vec<(FrameKind, StreamId, Bytes)> {
                 FrameKind::Drain => (0, to_json(&Drain { deadline_ms: 30_000 })),
                 FrameKind::Offer => (0, to_json(&offer)),
                 FrameKind::Withdraw => (0, to_json(&Withdraw { vendor_key: VendorKeyId([0x22; 16]) })),
+                FrameKind::Prices => {
+                    let table = HeldTable { version: 7, hash: Hex([0x33; 32]) };
+                    (0, parts_of(table, [0x44; 64], b"packed").unwrap().remove(0))
+                }
             };
             (*kind, stream, payload)
         })

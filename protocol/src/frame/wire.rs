@@ -86,6 +86,11 @@ impl Reader {
         Ok(headers)
     }
 
+    /// All that is left.
+    pub(super) fn rest(&mut self) -> Bytes {
+        std::mem::take(&mut self.rest)
+    }
+
     pub(super) fn end(self) -> Result<(), PayloadError> {
         if self.rest.is_empty() { Ok(()) } else { Err(PayloadError::Trailing) }
     }

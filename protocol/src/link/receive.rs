@@ -131,7 +131,8 @@ impl Link {
                 self.draining_there = true;
                 self.events.push_back(Event::PeerDrains(drain));
             }
-            FrameKind::Refuse => self.events.push_back(Event::Control(frame)),
+            // What is inside says which side it is from.
+            FrameKind::Refuse | FrameKind::Prices => self.events.push_back(Event::Control(frame)),
             FrameKind::Offer | FrameKind::Withdraw => {
                 if self.side == Side::Agent {
                     return Err(LinkFault::Misplaced(kind));

@@ -50,7 +50,8 @@ impl Wire {
                 | FrameKind::Pong
                 | FrameKind::Drain
                 | FrameKind::Offer
-                | FrameKind::Withdraw => true,
+                | FrameKind::Withdraw
+                | FrameKind::Prices => true,
             };
             if !fine {
                 return Err(format!("a {kind:?} too many or too late on stream {}", frame.stream));

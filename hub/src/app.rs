@@ -1,4 +1,4 @@
-//! The hub, put together: store, directory, roster, gateways, admin listener.
+//! The hub, put together: store, directory, prices, roster, gateways, admin listener.
 //!
 //! Invariant: when `start` returns, every listener is bound and serving.
 
@@ -37,6 +37,7 @@ use crate::handover::Offer;
 use crate::handover::Taken;
 use crate::listening::Listening;
 use crate::listening::file_path;
+use crate::pricing::board::Prices;
 use crate::registry::Registry;
 use crate::status;
 use crate::status::About;
@@ -66,6 +67,8 @@ pub struct Hub {
     pub registry: Arc<Registry>,
     /// The live links.
     pub roster: Roster,
+    /// The prices in force, zones and tiers.
+    pub prices: Prices,
     calls: broadcast::Sender<CallSummary>,
     users: Arc<UserGateway>,
     lock: DirLock,
@@ -96,6 +99,8 @@ impl Hub {
         };
         let registry = Registry::open(&dir, config.tunnel.key_file.as_deref()).await.map_err(Failure::from)?;
         let directory = Directory::start(registry.store.clone(), tasks).await.map_err(Failure::from)?;
+        let key = registry.keys.signing_key().verifying_key();
+        let prices = Prices::start(registry.store.clone(), key, directory.changed(), tasks).await.map_err(Failure::from)?;
         let tls = consumer_tls(&config)?;
         let consumer_listener = listen_on(config.consumer.listen, consumer)?;
         let tunnel_listener = listen_on(config.tunnel.listen, tunnel)?;
@@ -117,8 +122,14 @@ impl Hub {
             Failure::new(ErrorCode::DataDirUnusable, error.to_string()).at(file_path(&dir).display().to_string())
         })?;
         listening.fill_in(&mut config);
-        let agents =
-            AgentGateway::new(config.clone(), registry.clone(), directory.clone(), roster.clone(), tasks.clone());
+        let agents = AgentGateway::new(
+            config.clone(),
+            registry.clone(),
+            directory.clone(),
+            prices.clone(),
+            roster.clone(),
+            tasks.clone(),
+        );
         let agents = agents.map_err(|error| Failure::new(ErrorCode::ConfigInvalid, error.to_string()))?;
         agents.serve(tunnel_listener);
         let users = UserGateway::new(config.clone(), directory, roster.clone(), calls.clone(), tasks.clone());
@@ -132,7 +143,7 @@ impl Hub {
             roster: roster.clone(),
             users: users.clone(),
         };
-        let hub = Self { consumer, tunnel, admin, registry, roster: roster.clone(), calls, users, lock };
+        let hub = Self { consumer, tunnel, admin, registry, roster: roster.clone(), prices, calls, users, lock };
         let routes = status::routes(about);
         let admin_tasks = tasks.clone();
         let ready = move || {

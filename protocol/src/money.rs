@@ -48,6 +48,20 @@ pub enum BadPrice {
     TooLarge,
 }
 
+/// A text that is no share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadShare {
+    /// No decimal number.
+    #[error("it is no decimal number such as 1.15")]
+    NoNumber,
+    /// Digits beyond the sixth after the point.
+    #[error("it is finer than a millionth")]
+    TooFine,
+    /// Beyond 4294.
+    #[error("it is too large")]
+    TooLarge,
+}
+
 impl NanoUsd {
     /// Nothing.
     pub const ZERO: Self = Self(0);
@@ -121,6 +135,35 @@ impl fmt::Display for NanoUsd {
     }
 }
 
+/// A decimal number: 1.15 of the whole.
+impl fmt::Display for Ppm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decimals = format!("{:06}", self.0 % 1_000_000);
+        let shown = decimals.trim_end_matches('0');
+        let point = if shown.is_empty() { "" } else { "." };
+        write!(f, "{}{point}{shown}", self.0 / 1_000_000)
+    }
+}
+
+/// Reads a decimal number such as `1.15`, exactly.
+impl FromStr for Ppm {
+    type Err = BadShare;
+
+    fn from_str(text: &str) -> Result<Self, BadShare> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !all_digits(whole) || !all_digits(fraction) {
+            return Err(BadShare::NoNumber);
+        }
+        let fraction = fraction.trim_end_matches('0');
+        if fraction.len() > 6 {
+            return Err(BadShare::TooFine);
+        }
+        let millionths = format!("{whole}{fraction:0<6}");
+        millionths.parse().map(Self).map_err(|_| BadShare::TooLarge)
+    }
+}
+
 /// Reads decimal dollars such as `0.0000025` or `2.5e-06`, exactly.
 impl FromStr for PicoUsd {
     type Err = BadPrice;
@@ -163,6 +206,21 @@ impl FromStr for PicoUsd {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn shares_are_read_exactly_and_shown_as_they_are_written() {
+        let shares = [("1.15", 1_150_000), ("1", 1_000_000), ("0.8", 800_000), ("0", 0), ("12.000001", 12_000_001)];
+        for (text, ppm) in shares {
+            assert_eq!(text.parse(), Ok(Ppm(ppm)), "{text}");
+            assert_eq!(Ppm(ppm).to_string(), text);
+        }
+        assert_eq!("1.150".parse(), Ok(Ppm(1_150_000)));
+        for text in ["", ".5", "1.", "-1", "1e3", "1,5", "0x1", "1.1.1", " 1"] {
+            assert_eq!(text.parse::<Ppm>(), Err(BadShare::NoNumber), "{text}");
+        }
+        assert_eq!("0.0000001".parse::<Ppm>(), Err(BadShare::TooFine));
+        assert_eq!("4295".parse::<Ppm>(), Err(BadShare::TooLarge));
+    }
 
     #[test]
     fn published_prices_are_read_exactly() {

@@ -4,6 +4,7 @@
 //! Invariant: what a table does not price is refused, and never free.
 
 mod parcel;
+mod standing;
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,9 @@ use crate::usage::Meters;
 
 pub use parcel::pack;
 pub use parcel::unpack_signed;
+pub use standing::OwnerTier;
+pub use standing::UnknownName;
+pub use standing::Zone;
 
 /// The longest table, as bytes.
 pub const TABLE_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -1,13 +1,17 @@
 //! One agent's link, as the rest of the hub sees it.
 //!
 //! Invariant: what is said of a link when it is entered stays so; only whether it takes
-//! calls changes.
+//! calls and which price tables were sent to it changes.
 
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use keyhaven_daemon::link::LinkHandle;
 use keyhaven_protocol::frame::Egress;
+use keyhaven_protocol::frame::HeldTable;
 use keyhaven_protocol::hex::Hex;
 use keyhaven_protocol::id::AgentId;
 
@@ -28,6 +32,16 @@ pub struct LiveLink {
     /// Its end of the tunnel.
     pub handle: LinkHandle,
     accepts: AtomicBool,
+    prices: Mutex<Prices>,
+}
+
+/// The price tables of a link's agent.
+#[derive(Default)]
+struct Prices {
+    /// It has said which ones it holds; one that never does knows nothing of prices.
+    takes: bool,
+    held: Vec<HeldTable>,
+    sent: Vec<HeldTable>,
 }
 
 /// A link that has proved itself and is to be entered.
@@ -50,7 +64,7 @@ impl LiveLink {
     pub(super) fn new(entering: Entering, number: u64, linked_unix_ms: u64) -> Self {
         let Entering { agent, name, egress, instance, handle, accepts } = entering;
         let accepts = AtomicBool::new(accepts);
-        Self { number, agent, name, egress, instance, linked_unix_ms, handle, accepts }
+        Self { number, agent, name, egress, instance, linked_unix_ms, handle, accepts, prices: Mutex::default() }
     }
 
     /// Whether calls may be dispatched to it now.
@@ -61,6 +75,33 @@ impl LiveLink {
     /// Whether the operator lets it take calls.
     pub fn accepts(&self) -> bool {
         self.accepts.load(Ordering::Relaxed)
+    }
+
+    /// Whether its agent said that it holds this price table.
+    pub fn holds(&self, table: HeldTable) -> bool {
+        self.prices().held.contains(&table)
+    }
+
+    /// The agent said that it holds these, and no others.
+    pub(super) fn set_held(&self, held: Vec<HeldTable>) {
+        let mut prices = self.prices();
+        prices.takes = true;
+        prices.held = held;
+    }
+
+    /// Whether a table is to be sent now. On one link none is sent twice: an agent that did not
+    /// take it the first time would not the second.
+    pub(super) fn begin_sending(&self, table: HeldTable) -> bool {
+        let mut prices = self.prices();
+        let wanted = prices.takes && !prices.held.contains(&table) && !prices.sent.contains(&table);
+        if wanted {
+            prices.sent.push(table);
+        }
+        wanted
+    }
+
+    fn prices(&self) -> MutexGuard<'_, Prices> {
+        self.prices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set_accepts(&self, accepts: bool) {

@@ -11,6 +11,7 @@ mod index;
 mod insight;
 mod live_link;
 mod model_list;
+mod price_push;
 mod roster;
 mod seat;
 mod session;
@@ -31,6 +32,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::pricing::board::Prices;
 use crate::registry::Registry;
 use crate::store::agents::Agent;
 use crate::store::agents::AgentState;
@@ -60,6 +62,7 @@ pub struct AgentGateway {
     roster: Roster,
     directory: Directory,
     registry: Arc<Registry>,
+    prices: Prices,
     tls: Arc<ServerConfig>,
     config: Config,
     tasks: Tasks,
@@ -78,6 +81,7 @@ impl AgentGateway {
         config: Config,
         registry: Arc<Registry>,
         directory: Directory,
+        prices: Prices,
         roster: Roster,
         tasks: Tasks,
     ) -> Result<Arc<Self>, tls::TlsError> {
@@ -85,7 +89,7 @@ impl AgentGateway {
         let handshakes = Arc::new(Semaphore::new(config.tunnel.handshakes_max as usize));
         let limits = limits(&config);
         let sightings = Sightings::default();
-        Ok(Arc::new(Self { roster, directory, registry, tls, config, tasks, handshakes, limits, sightings }))
+        Ok(Arc::new(Self { roster, directory, registry, prices, tls, config, tasks, handshakes, limits, sightings }))
     }
 
     /// What links did and do, in Prometheus' text format.
@@ -98,6 +102,10 @@ impl AgentGateway {
     pub fn serve(self: &Arc<Self>, listener: TcpListener) {
         self.tasks.spawn("tunnel-listener", accept::accept_loop(self.clone(), listener));
         self.tasks.spawn_until_stop("tunnel-orders", follow_orders(self.clone()));
+        // Before the first link comes: none is to be taken for one that may sell at any price.
+        self.roster.sell_at(self.prices.in_force(unix_ms_now()).map(|priced| priced.named));
+        let (roster, prices, stop) = (self.roster.clone(), self.prices.clone(), self.tasks.stopping());
+        self.tasks.spawn_until_stop("tunnel-prices", price_push::follow(roster, prices, stop));
         let gateway = self.clone();
         self.tasks.spawn_until_stop("agents-seen", async move {
             gateway.sightings.write_down(&gateway.registry.store, gateway.tasks.stopping()).await;

@@ -1,7 +1,7 @@
 //! The live links and what they offer: what dispatch chooses from.
 //!
 //! Invariant: one link per agent, entering a newer one fences the older; and only seats of
-//! links that take calls are in the index.
+//! links that take calls and hold the price table in force are in the index.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -17,6 +17,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::frame::HeldTable;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::VendorKeyId;
 use keyhaven_protocol::provider::Provider;
@@ -90,6 +91,8 @@ struct Shared {
 struct Links {
     live: HashMap<AgentId, Live>,
     fences: HashMap<AgentId, VecDeque<u64>>,
+    /// The price table in force; without one, nothing is sold at a price.
+    in_force: Option<HeldTable>,
 }
 
 struct Live {
@@ -137,7 +140,12 @@ impl Live {
         self.link.number == link.number
     }
 
-    fn takes_calls(&self) -> bool {
+    fn takes_calls(&self, in_force: Option<HeldTable>) -> bool {
+        self.may_take_calls() && in_force.is_none_or(|table| self.link.holds(table))
+    }
+
+    /// Whether it takes calls, or will as soon as it holds the prices.
+    fn may_take_calls(&self) -> bool {
         self.link.accepts() && !self.leaves
     }
 }
@@ -251,6 +259,7 @@ impl Roster {
         let nothing = RawValue::from_string("[]".to_owned())?;
         let models = self.shared.lists.read(offer.models.unwrap_or(&nothing))?;
         let mut links = self.lock();
+        let in_force = links.in_force;
         let Some(live) = links.live.get_mut(&link.agent).filter(|live| live.is_of(link)) else { return Ok(()) };
         let older = live.seats.iter().position(|seat| seat.vendor_key == offer.vendor_key);
         let older = older.map(|at| live.seats.swap_remove(at));
@@ -265,7 +274,12 @@ impl Roster {
                 state: older.as_ref().map(|older| older.state.clone()).unwrap_or_default(),
             };
             live.seats.push(seat.clone());
-            self.replace(older.as_ref(), live.takes_calls().then_some(seat));
+            let takes_calls = live.takes_calls(in_force);
+            if !takes_calls && live.may_take_calls() {
+                // The prices are on their way to it.
+                self.absences().left(seat.provider, seat.link.agent, Instant::now());
+            }
+            self.replace(older.as_ref(), takes_calls.then_some(seat));
         }
         drop(links);
         self.tell_change();
@@ -279,6 +293,35 @@ impl Roster {
         let Some(at) = live.seats.iter().position(|seat| seat.vendor_key == vendor_key) else { return };
         let seat = live.seats.swap_remove(at);
         self.vendor_mut(seat.provider).take_out(&seat);
+        drop(links);
+        self.tell_change();
+    }
+
+    /// Notes which price tables a link holds, all of them.
+    pub fn holds(&self, link: &LiveLink, tables: Vec<HeldTable>) {
+        let mut links = self.lock();
+        let in_force = links.in_force;
+        let Some(live) = links.live.get_mut(&link.agent).filter(|live| live.is_of(link)) else { return };
+        let took_calls = live.takes_calls(in_force);
+        live.link.set_held(tables);
+        let takes_calls = live.takes_calls(in_force);
+        self.move_seats(live, took_calls, takes_calls);
+        drop(links);
+        if took_calls != takes_calls {
+            self.tell_change();
+        }
+    }
+
+    /// From now on calls are sold at these prices: links that do not hold them take none.
+    pub fn sell_at(&self, in_force: Option<HeldTable>) {
+        let mut links = self.lock();
+        let before = std::mem::replace(&mut links.in_force, in_force);
+        if before == in_force {
+            return;
+        }
+        for live in links.live.values() {
+            self.move_seats(live, live.takes_calls(before), live.takes_calls(in_force));
+        }
         drop(links);
         self.tell_change();
     }
@@ -347,15 +390,23 @@ impl Roster {
     /// Changes whether a link takes calls, and puts its seats in or out accordingly.
     fn change(&self, link: &LiveLink, change: impl FnOnce(&mut Live)) {
         let mut links = self.lock();
+        let in_force = links.in_force;
         let Some(live) = links.live.get_mut(&link.agent).filter(|live| live.is_of(link)) else { return };
         // Whatever was in goes out first, so that no seat is in twice.
         self.take_out(&live.seats);
         change(live);
-        if live.takes_calls() {
-            live.seats.iter().cloned().for_each(|seat| self.replace(None, Some(seat)));
-        }
+        self.move_seats(live, false, live.takes_calls(in_force));
         drop(links);
         self.tell_change();
+    }
+
+    /// Puts the seats of a link in or out when it begins or ceases to take calls.
+    fn move_seats(&self, live: &Live, took_calls: bool, takes_calls: bool) {
+        if took_calls && !takes_calls {
+            self.take_out(&live.seats);
+        } else if takes_calls && !took_calls {
+            live.seats.iter().cloned().for_each(|seat| self.replace(None, Some(seat)));
+        }
     }
 
     /// One seat instead of another: whoever looks finds the one or the other, if they are the

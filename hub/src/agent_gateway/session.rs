@@ -12,6 +12,7 @@ use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
+use keyhaven_protocol::frame::Prices;
 use keyhaven_protocol::frame::Withdraw;
 use keyhaven_protocol::frame::from_json;
 use keyhaven_protocol::frame::to_json;
@@ -24,6 +25,7 @@ use super::AgentGateway;
 use super::LiveLink;
 use super::accept::Tunnel;
 use super::handshake::Proved;
+use super::price_push::push;
 
 pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Tunnel>, proved: Proved) {
     let link = proved.entered.link.clone();
@@ -78,6 +80,13 @@ impl LinkEvents for Events {
             let withdraw: Withdraw =
                 from_json(&frame.payload).map_err(|_| LinkFault::Malformed(FrameKind::Withdraw))?;
             self.gateway.roster.withdraw(&self.link, withdraw.vendor_key);
+        } else if frame.kind == FrameKind::Prices.number() {
+            let prices = Prices::decode(frame.payload.clone());
+            match prices.map_err(|_| LinkFault::Malformed(FrameKind::Prices))? {
+                Prices::Held(tables) => self.gateway.roster.holds(&self.link, tables),
+                Prices::Part(_) => return Err(LinkFault::Misplaced(FrameKind::Prices)),
+            }
+            push(&self.link, &self.gateway.prices.to_sell_at(unix_ms_now()));
         } else if frame.kind == FrameKind::Pong.number()
             && let Some(token) = self.first_beat.take()
         {

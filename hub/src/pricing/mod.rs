@@ -2,6 +2,7 @@
 //!
 //! Invariant: no price is in force that a person did not publish.
 
+pub mod board;
 pub mod book;
 pub mod diff;
 pub mod litellm;

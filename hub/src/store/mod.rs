@@ -8,6 +8,7 @@ pub mod api_keys;
 pub mod join_tokens;
 pub mod meta;
 pub mod price_tables;
+pub mod standing;
 
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -168,6 +169,7 @@ fn migrator() -> Migrator {
     let migrations = [
         ("registry", include_str!("../../../migrations/sqlite/0001_registry.sql")),
         ("prices", include_str!("../../../migrations/sqlite/0002_prices.sql")),
+        ("zones_tiers", include_str!("../../../migrations/sqlite/0004_zones_tiers.sql")),
     ];
     let numbered = (1..).zip(migrations).map(|(number, (name, statements))| {
         Migration::new(number, name.into(), MigrationType::Simple, statements.into_sql_str(), false)

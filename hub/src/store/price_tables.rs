@@ -74,6 +74,15 @@ impl Store {
         Ok(())
     }
 
+    /// The versions that were published, the newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] or [`StoreError::Damaged`].
+    pub async fn price_versions(&self) -> Result<Vec<u32>, StoreError> {
+        let rows = sqlx::query("SELECT version FROM price_tables ORDER BY version DESC").fetch_all(&self.pool).await?;
+        rows.iter().map(version_of).collect()
+    }
+
     /// The published table of this version, or the newest.
     ///
     /// # Errors
@@ -87,14 +96,17 @@ impl Store {
 }
 
 fn published_of(row: &SqliteRow) -> Result<Published, StoreError> {
-    let version = number(row, "version")?;
     Ok(Published {
-        version: u32::try_from(version).map_err(|_| StoreError::Damaged { column: "version" })?,
+        version: version_of(row)?,
         hash: bytes(row, "hash")?,
         table_bytes: row.try_get("table_bytes")?,
         signature: bytes(row, "signature")?,
         published_unix_ms: number(row, "published_unix_ms")?,
     })
+}
+
+fn version_of(row: &SqliteRow) -> Result<u32, StoreError> {
+    u32::try_from(number(row, "version")?).map_err(|_| StoreError::Damaged { column: "version" })
 }
 
 #[cfg(test)]
@@ -124,6 +136,7 @@ mod tests {
             store.publish_prices(&table(version)).await.unwrap();
         }
 
+        assert_eq!(store.price_versions().await.unwrap(), [3, 2, 1]);
         assert_eq!(store.prices(None).await.unwrap(), Some(table(3)));
         assert_eq!(store.prices(Some(1)).await.unwrap(), Some(table(1)));
         assert_eq!(store.prices(Some(9)).await.unwrap(), None);

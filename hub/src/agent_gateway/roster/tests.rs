@@ -200,6 +200,57 @@ fn models_are_on_offer_once_as_long_as_somebody_offers_them() {
     assert!(ids().is_empty() && !roster.offers(Provider::OpenAi));
 }
 
+#[test]
+fn seats_of_a_link_that_does_not_hold_the_prices_in_force_are_out_and_expected() {
+    let roster = Roster::begun_at(Instant::now().checked_sub(EXPECTED_FOR * 2).unwrap());
+    let table = |version| HeldTable { version, hash: Hex([7; 32]) };
+    let [first, second] = [1, 2].map(|agent| enter_agent(&roster, agent, 1, 0).unwrap());
+    offer_all(&roster, &first, offer(1));
+    let seats = || roster.seats(Provider::OpenAi).len();
+    assert_eq!(seats(), 1, "nothing is sold at a price yet");
+
+    roster.sell_at(Some(table(1)));
+    assert_eq!(seats(), 0);
+    assert!(roster.expects(Provider::OpenAi));
+    roster.holds(&first, vec![HeldTable { hash: Hex([8; 32]), ..table(1) }]);
+    assert_eq!(seats(), 0, "another table of that number");
+    roster.holds(&first, vec![table(1)]);
+    assert_eq!(seats(), 1);
+    assert!(!roster.expects(Provider::OpenAi));
+
+    offer_all(&roster, &second, offer(2));
+    assert_eq!(seats(), 1);
+    assert!(roster.expects(Provider::OpenAi), "the prices are on their way to it");
+    roster.holds(&second, vec![table(1), table(2)]);
+    assert_eq!(seats(), 2);
+    roster.sell_at(Some(table(2)));
+    assert_eq!(seats(), 1);
+    roster.accept_calls(&first, false);
+    roster.holds(&first, vec![table(1), table(2)]);
+    assert_eq!(seats(), 1, "the operator's word counts too");
+    roster.accept_calls(&first, true);
+    assert_eq!(seats(), 2);
+    roster.holds(&second, Vec::new());
+    assert_eq!(seats(), 1);
+}
+
+#[test]
+fn who_waits_for_a_seat_is_told_when_a_link_holds_the_prices() {
+    let roster = Roster::new();
+    let link = enter(&roster, 1).unwrap();
+    let table = HeldTable { version: 1, hash: Hex([7; 32]) };
+    roster.sell_at(Some(table));
+    offer_all(&roster, &link, offer(1));
+    let mut changed = roster.changed();
+
+    roster.holds(&link, vec![table]);
+    assert!(changed.has_changed().unwrap());
+    changed.mark_unchanged();
+    roster.holds(&link, vec![table]);
+    roster.sell_at(Some(table));
+    assert!(!changed.has_changed().unwrap(), "nothing changed");
+}
+
 /// Two hundred agents come, change and go in any order, and the index says what a plain
 /// list would say.
 #[test]

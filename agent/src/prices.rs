@@ -292,9 +292,8 @@ mod tests {
         let mut changed = store.changed();
 
         let forged = store.keep(&parcel(&SigningKey::from_bytes(&[9; 32]), 7));
-        let misnamed = [other_version, other_hash].map(|table| {
-            store.keep(&Parcel { table, signature: good.signature, packed: good.packed.clone() })
-        });
+        let misnamed = [other_version, other_hash]
+            .map(|table| store.keep(&Parcel { table, signature: good.signature, packed: good.packed.clone() }));
 
         assert!(matches!(forged, Err(PricesError::Table(TableError::NotSigned))));
         assert!(misnamed.iter().all(|kept| matches!(kept, Err(PricesError::Misnamed { .. }))), "{misnamed:?}");
@@ -322,7 +321,8 @@ mod tests {
         let again = open(home.path());
 
         assert_eq!(again.held().iter().map(|held| held.version).collect::<Vec<_>>(), [3]);
-        let mut left: Vec<_> = std::fs::read_dir(home.path().join(DIR_NAME)).unwrap().map(|e| e.unwrap().path()).collect();
+        let mut left: Vec<_> =
+            std::fs::read_dir(home.path().join(DIR_NAME)).unwrap().map(|e| e.unwrap().path()).collect();
         left.sort();
         assert_eq!(left, [path(3), home.path().join(DIR_NAME).join("README")]);
     }

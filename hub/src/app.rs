@@ -100,7 +100,8 @@ impl Hub {
         let registry = Registry::open(&dir, config.tunnel.key_file.as_deref()).await.map_err(Failure::from)?;
         let directory = Directory::start(registry.store.clone(), tasks).await.map_err(Failure::from)?;
         let key = registry.keys.signing_key().verifying_key();
-        let prices = Prices::start(registry.store.clone(), key, directory.changed(), tasks).await.map_err(Failure::from)?;
+        let prices =
+            Prices::start(registry.store.clone(), key, directory.changed(), tasks).await.map_err(Failure::from)?;
         let tls = consumer_tls(&config)?;
         let consumer_listener = listen_on(config.consumer.listen, consumer)?;
         let tunnel_listener = listen_on(config.tunnel.listen, tunnel)?;

@@ -274,8 +274,7 @@ impl Linker {
 async fn serve(linker: Arc<Linker>, dialled: Dialled, handle: LinkHandle, news: mpsc::Sender<News>) {
     let began = Instant::now();
     let (parcels, arriving) = mpsc::channel(PARCELS_MAX);
-    let events =
-        Events { linker: linker.clone(), news: news.clone(), began, parts: PriceParts::default(), parcels };
+    let events = Events { linker: linker.clone(), news: news.clone(), began, parts: PriceParts::default(), parcels };
     // First what is held, then what is offered: the hub sells nothing where its prices are not known.
     let say_held = say_held(&linker.prices, &handle);
     let keep_prices = keep_prices(&linker.prices, arriving);

@@ -264,8 +264,7 @@ impl Priced {
     fn open(published: &Published, key: &VerifyingKey) -> Result<Self, BoardError> {
         let version = published.version;
         let unusable = |source| BoardError::Table { version, source };
-        let table =
-            PriceTable::decode_signed(&published.table_bytes, &published.signature, key).map_err(unusable)?;
+        let table = PriceTable::decode_signed(&published.table_bytes, &published.signature, key).map_err(unusable)?;
         if table.version != version {
             return Err(unusable(TableError::NotCanonical));
         }

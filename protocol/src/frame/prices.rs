@@ -255,8 +255,7 @@ mod tests {
 
     #[test]
     fn what_an_agent_holds_reads_back_and_is_bounded() {
-        let many: Vec<HeldTable> =
-            (0..300).map(|version| HeldTable { version, hash: Hex([7; 32]) }).collect();
+        let many: Vec<HeldTable> = (0..300).map(|version| HeldTable { version, hash: Hex([7; 32]) }).collect();
 
         for held in [&many[..0], &many[..1], &many[..HELD_TABLES_MAX]] {
             let held = Prices::Held(held.to_vec());

@@ -23,7 +23,11 @@ use super::*;
 /// that begin a WebSocket in `protocol/vectors/upgrade.hex`, and the agent's PRICES in `held.hex`.
 #[test]
 fn every_kind_of_frame_is_written_as_its_golden_vector() {
-    let golden = [include_str!("../../vectors/frames.hex"), include_str!("../../vectors/upgrade.hex"), include_str!("../../vectors/held.hex")];
+    let golden = [
+        include_str!("../../vectors/frames.hex"),
+        include_str!("../../vectors/upgrade.hex"),
+        include_str!("../../vectors/held.hex"),
+    ];
     let golden: Vec<&str> = golden
         .iter()
         .flat_map(|golden| golden.lines())

@@ -34,6 +34,8 @@ use crate::directory::Directory;
 use crate::handover;
 use crate::handover::Belongings;
 use crate::handover::Offer;
+use crate::handover::Predecessor;
+use crate::handover::Relieved;
 use crate::handover::Taken;
 use crate::listening::Listening;
 use crate::listening::file_path;
@@ -84,18 +86,20 @@ impl Hub {
         Ok(hub)
     }
 
-    /// The same with what a hub that runs has given; returns too what can be given on.
+    /// The same in the place of a hub that runs; returns too what can be given on.
     async fn start_with(
         mut config: Config,
-        taken: Option<Taken>,
+        runs: Option<(Taken, Predecessor)>,
         tasks: &Tasks,
         metrics: PrometheusHandle,
     ) -> anyhow::Result<(Self, Belongings)> {
         config.check()?;
         let dir = config.data_dir();
-        let (lock, [consumer, tunnel, admin]) = match taken {
-            Some(taken) => (taken.lock, [Some(taken.consumer), Some(taken.tunnel), Some(taken.admin)]),
-            None => (DirLock::claim(&dir)?, [None, None, None]),
+        let (mut lock, [consumer, tunnel, admin], predecessor) = match runs {
+            Some((taken, predecessor)) => {
+                (taken.lock, [Some(taken.consumer), Some(taken.tunnel), Some(taken.admin)], Some(predecessor))
+            }
+            None => (DirLock::claim(&dir)?, [None, None, None], None),
         };
         let registry = Registry::open(&dir, config.tunnel.key_file.as_deref()).await.map_err(Failure::from)?;
         let directory = Directory::start(registry.store.clone(), tasks).await.map_err(Failure::from)?;
@@ -119,9 +123,6 @@ impl Hub {
         let roster = Roster::new();
         let calls = broadcast::Sender::new(CALLS_WATCHED_MAX);
         let listening = Listening::here(consumer, tunnel, admin);
-        listening.write(&dir).map_err(|error| {
-            Failure::new(ErrorCode::DataDirUnusable, error.to_string()).at(file_path(&dir).display().to_string())
-        })?;
         listening.fill_in(&mut config);
         let agents = AgentGateway::new(
             config.clone(),
@@ -132,8 +133,23 @@ impl Hub {
             tasks.clone(),
         );
         let agents = agents.map_err(|error| Failure::new(ErrorCode::ConfigInvalid, error.to_string()))?;
-        agents.serve(tunnel_listener);
         let users = UserGateway::new(config.clone(), directory, roster.clone(), calls.clone(), tasks.clone());
+        let earlier = Listening::read(&dir).ok().flatten();
+        listening.write(&dir).map_err(|error| {
+            Failure::new(ErrorCode::DataDirUnusable, error.to_string()).at(file_path(&dir).display().to_string())
+        })?;
+        if let Some(predecessor) = predecessor {
+            // Everything that can fail here has succeeded.
+            lock = match relieve(predecessor, lock, &dir).await {
+                Ok(lock) => lock,
+                Err(failure) => {
+                    // It runs on, where it did before; that file missing would be the lesser harm.
+                    let _ = earlier.map(|earlier| earlier.write(&dir));
+                    return Err(failure.into());
+                }
+            };
+        }
+        agents.serve(tunnel_listener);
         users.serve(consumer_listener, tls);
         let consumer_url = config.consumer_url();
         let about = About {
@@ -173,21 +189,11 @@ impl Hub {
 pub async fn serve(config: Config, replaces: bool, tasks: Tasks, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let mut grace = config.calls.drain_grace();
     let dir = config.data_dir();
-    let (taken, predecessor) = if replaces { take_over(&dir).await?.unzip() } else { (None, None) };
-    let (mut hub, belongings) = Hub::start_with(config, taken, &tasks, metrics).await?;
+    let runs = if replaces { take_over(&dir).await? } else { None };
+    let (mut hub, belongings) = Hub::start_with(config, runs, &tasks, metrics).await?;
     let offer = Offer::open(&dir, belongings).inspect_err(|error| {
         warn!(%error, "`serve --replace` will not find this hub: {}: {error}", handover::socket_path(&dir).display());
     });
-    if let Some(predecessor) = predecessor {
-        match predecessor.relieve().await {
-            Ok(()) => info!("replaced the hub that ran here; its last calls finish there"),
-            Err(error) => {
-                warn!(%error, "the hub that ran here ended meanwhile: {error}");
-                // It may have freed the lock, not knowing of us.
-                hub.lock = DirLock::take_part(hub.lock.copy()?)?;
-            }
-        }
-    }
     let replaced = tokio::select! {
         () = Tasks::signals() => false,
         () = replaced(&hub.roster, offer.as_ref().ok()) => true,
@@ -227,7 +233,7 @@ pub async fn serve(config: Config, replaces: bool, tasks: Tasks, metrics: Promet
 }
 
 /// What the hub that runs here gives; none: no hub runs here.
-async fn take_over(dir: &Path) -> Result<Option<(Taken, handover::Predecessor)>, Failure> {
+async fn take_over(dir: &Path) -> Result<Option<(Taken, Predecessor)>, Failure> {
     let failed = |failure: Failure| failure.at(dir.display().to_string());
     if let Some(taken) = handover::ask(dir).await.map_err(|error| failed(error.into()))? {
         return Ok(Some(taken));
@@ -241,6 +247,24 @@ async fn take_over(dir: &Path) -> Result<Option<(Taken, handover::Predecessor)>,
     drop(lock);
     info!("no hub runs in {}: there is none to replace", dir.display());
     Ok(None)
+}
+
+/// From now on this process is the hub. Returns the lock as it is held then.
+async fn relieve(predecessor: Predecessor, lock: DirLock, dir: &Path) -> Result<DirLock, Failure> {
+    match predecessor.relieve(dir).await? {
+        Relieved::Leaves => {
+            info!("replaced the hub that ran here; its last calls finish there");
+            Ok(lock)
+        }
+        Relieved::HadEnded => {
+            warn!("the hub that ran here ended meanwhile");
+            // It may have freed the lock, not knowing of us.
+            let taken = lock.copy().and_then(DirLock::take_part);
+            taken.map_err(|error| {
+                Failure::new(ErrorCode::AlreadyRunning, error.to_string()).at(dir.display().to_string())
+            })
+        }
+    }
 }
 
 /// Ready when another process serves in the place of this one.

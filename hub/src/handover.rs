@@ -1,7 +1,8 @@
 //! Handover: a running hub gives its listening sockets and its data directory to the process
 //! that replaces it, over a Unix socket in that directory.
 //!
-//! Invariant: the giver goes on as before until the taker has said that it serves.
+//! Invariant: the giver goes on as before until the taker has said that it serves, and the taker
+//! serves only when the giver leaves or is gone.
 
 use std::fs::File;
 use std::io;
@@ -29,7 +30,7 @@ pub const HANDOVER_SOCKET: &str = "handover.sock";
 /// Goes with the descriptors. A hub that hands over other things says something else.
 const GREETING: &[u8] = b"keyhaven-hub hands over/1\n";
 
-/// What the taker says when it serves.
+/// What the taker says when it is ready to serve.
 const SERVING: &[u8] = b"serving\n";
 
 /// What the giver says then: from now on everything is the taker's.
@@ -56,6 +57,9 @@ pub enum HandoverError {
     /// Somebody else's process is at the other end.
     #[error("the other process belongs to another user")]
     Stranger,
+    /// It waited no longer, and runs on.
+    #[error("it did not wait so long for this one to start")]
+    GivenUp,
     /// What came is not what one hub gives to another.
     #[error("the other process hands over in another way: it is of another version")]
     Foreign,
@@ -94,6 +98,15 @@ pub struct Taken {
 /// The running hub, which goes on until it is relieved.
 pub struct Predecessor {
     stream: UnixStream,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relieved {
+    /// It leaves.
+    Leaves,
+    /// It had ended by itself.
+    HadEnded,
 }
 
 impl Offer {
@@ -145,11 +158,20 @@ impl Offer {
 }
 
 impl Predecessor {
-    /// This process serves: the other one leaves.
+    /// This process serves: the other one, of this data directory, leaves.
     ///
     /// # Errors
-    /// When the other one ended or withdrew meanwhile.
-    pub async fn relieve(mut self) -> Result<(), HandoverError> {
+    /// When the other one runs on, whatever it says.
+    pub async fn relieve(self, dir: &Path) -> Result<Relieved, HandoverError> {
+        match self.say_serving().await {
+            Ok(()) => Ok(Relieved::Leaves),
+            Err(_) if UnixStream::connect(socket_path(dir)).await.is_err() => Ok(Relieved::HadEnded),
+            Err(HandoverError::Socket(_)) => Err(HandoverError::GivenUp),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn say_serving(mut self) -> Result<(), HandoverError> {
         self.stream.write_all(SERVING).await?;
         let mut said = [0; LEAVING.len()];
         within(ANSWER_TIME_MAX, self.stream.read_exact(&mut said)).await??;

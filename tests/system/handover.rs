@@ -101,6 +101,31 @@ async fn a_hub_that_is_to_replace_none_just_serves() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replacement_that_cannot_start_changes_nothing() -> Result<()> {
+    let mut scene = Scene::build().await?;
+    let before = std::fs::read(scene.site.dir().join("listening.json"))?;
+    let mut stream = Call::begin(scene.hub.consumer, &scene.chat().streamed("on", "step").request()).await?;
+    scene.upstream.steps().release("on", 1);
+    stream.until_body(1).await?;
+
+    let broken = scene.site.clone().set("consumer.tls_certificate_file", "none.pem");
+    let broken = broken.set("consumer.tls_key_file", "none.pem");
+    let failed = broken.run(&["serve", "--replace", "--json"]).await?;
+
+    assert_eq!(failure_code(&failed).as_deref(), Some("KH-E3002"), "{}", failed.stderr);
+    assert_eq!(std::fs::read(scene.site.dir().join("listening.json"))?, before);
+    scene.upstream.steps().release("on", 100);
+    let answer = stream.answer().await;
+    assert!(served(&answer) && !closes(&answer), "{}", answer.text());
+    scene.unharmed().await?;
+    let next = scene.site.start_as(scene.site.command(&["serve", "--replace"])?).await?;
+    let mut old = std::mem::replace(&mut scene.hub, next);
+    assert_eq!(old.process.wait(PATIENCE).await?.code(), Some(0));
+    assert!(served(&scene.chat().ask(scene.hub.consumer).await?));
+    Ok(())
+}
+
 /// What the callers share.
 #[derive(Clone, Default)]
 struct Counts {

@@ -20,7 +20,7 @@ async fn a_hub_is_replaced_only_when_its_successor_serves() {
 
     let takes = async {
         let (taken, predecessor) = ask(dir.path()).await.unwrap().unwrap();
-        predecessor.relieve().await.unwrap();
+        assert!(matches!(predecessor.relieve(dir.path()).await, Ok(Relieved::Leaves)));
         taken
     };
     let ((), successor) = tokio::join!(offer.taken(), takes);
@@ -32,6 +32,29 @@ async fn a_hub_is_replaced_only_when_its_successor_serves() {
     assert!(DirLock::acquire(dir.path()).is_err(), "the successor holds it");
     drop(successor);
     DirLock::acquire(dir.path()).unwrap();
+}
+
+#[tokio::test]
+async fn a_successor_that_was_given_up_does_not_take_the_hub_for_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (offer, _lock, _) = offer(dir.path());
+    let (_taken, predecessor) = given_up(&offer, dir.path()).await;
+
+    let relieved = predecessor.relieve(dir.path()).await;
+
+    assert!(matches!(relieved, Err(HandoverError::GivenUp)), "{relieved:?}");
+}
+
+#[tokio::test]
+async fn a_hub_that_ended_meanwhile_needs_no_relief() {
+    let dir = tempfile::tempdir().unwrap();
+    let (offer, _lock, _) = offer(dir.path());
+    let (_taken, predecessor) = given_up(&offer, dir.path()).await;
+    drop(offer);
+
+    let relieved = predecessor.relieve(dir.path()).await;
+
+    assert!(matches!(relieved, Ok(Relieved::HadEnded)), "{relieved:?}");
 }
 
 #[tokio::test]
@@ -83,6 +106,14 @@ async fn the_socket_is_its_owners_alone() {
     let mode = std::fs::metadata(socket_path(dir.path())).unwrap().permissions().mode();
 
     assert_eq!(mode & 0o777, 0o600);
+}
+
+/// What was given by a hub that then waited no longer.
+async fn given_up(offer: &Offer, dir: &Path) -> (Taken, Predecessor) {
+    tokio::select! {
+        () = offer.taken() => panic!("nobody took it"),
+        asked = ask(dir) => asked.unwrap().unwrap(),
+    }
 }
 
 fn offer(dir: &Path) -> (Offer, DirLock, std::net::SocketAddr) {

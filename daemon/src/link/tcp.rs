@@ -1,4 +1,4 @@
-//! What a tunnel asks of TCP.
+//! What a tunnel, and a hub's connection to a consumer, ask of TCP.
 //!
 //! Invariant: whoever carries a tunnel over TCP prepares it here, on both sides alike.
 
@@ -21,19 +21,27 @@ const UNSENT_BYTES_MAX: u32 = 16 * 1024;
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// Sends at once, and keeps little in the system that was not sent: a peer that does not read
+/// would else hold megabytes there.
+///
+/// # Errors
+/// When the system refuses.
+pub fn stage_little(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    Ok(())
+}
+
 /// Prepares a connection that will carry a tunnel. No keepalive: the link's own pings find
 /// a dead peer sooner, and wake an idle machine less often.
 ///
 /// # Errors
 /// When the system refuses.
 pub fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+    stage_little(stream)?;
     #[cfg(target_os = "linux")]
-    {
-        let socket = SockRef::from(stream);
-        socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIME_MAX))?;
-    }
+    SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIME_MAX))?;
     Ok(())
 }
 

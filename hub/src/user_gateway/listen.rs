@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
+use keyhaven_daemon::link::stage_little;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::PrivateKeyDer;
@@ -122,7 +123,7 @@ async fn accept_loop(gateway: Arc<UserGateway>, listener: TcpListener, tls: Opti
 }
 
 async fn serve(gateway: Arc<UserGateway>, stream: TcpStream, tls: Option<ConsumerTls>, connection: Connection) {
-    if let Err(error) = stream.set_nodelay(true) {
+    if let Err(error) = stage_little(&stream) {
         debug!(%error, "a consumer left at once: {error}");
         return;
     }

@@ -35,6 +35,10 @@ use super::upload::Upload;
 #[error("the response broke off: {}", .0.name())]
 pub(super) struct Truncated(pub(super) AbortReason);
 
+/// What is handed to the consumer's connection before it has left this process. Much more would
+/// make a consumer that does not read cost that much more.
+const UNFLUSHED_BYTES_MAX: u64 = 16 * 1024;
+
 /// A response being relayed, together with what is left of the request.
 pub(super) struct Relayed {
     stream: LinkStream,
@@ -44,6 +48,9 @@ pub(super) struct Relayed {
     silence: Silence,
     record: Record,
     phase: Phase,
+    /// Bytes handed over since the connection was flushed for the last time, and which time that was.
+    unflushed_bytes: u64,
+    flushes: u64,
     /// Bytes still to come of a declared length.
     left: Option<u64>,
 }
@@ -65,7 +72,8 @@ impl Relayed {
         record: Record,
     ) -> Self {
         let silence = Silence::new(idle, connection.clone());
-        Self { stream, upload, connection, silence, record, phase: Phase::Flowing, left: None }
+        let (phase, flushes) = (Phase::Flowing, connection.flushes());
+        Self { stream, upload, connection, silence, record, phase, unflushed_bytes: 0, flushes, left: None }
     }
 
     /// The head goes out now.
@@ -101,9 +109,11 @@ impl Relayed {
                 }
                 Phase::Flowing => {
                     self.poll_upload(cx);
+                    ready!(self.poll_room(cx));
                     match ready!(self.poll_incoming(cx)) {
                         Incoming::Data(data) => {
                             self.count(data.len() as u64);
+                            self.unflushed_bytes += data.len() as u64;
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
                         Incoming::End(_) => {
@@ -122,6 +132,18 @@ impl Relayed {
                 }
             }
         }
+    }
+
+    /// Waits until the connection has passed on most of what it was given.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.unflushed_bytes >= UNFLUSHED_BYTES_MAX {
+            ready!(self.connection.poll_flushed_since(self.flushes, cx));
+        }
+        let flushes = self.connection.flushes();
+        if flushes != self.flushes {
+            (self.flushes, self.unflushed_bytes) = (flushes, 0);
+        }
+        Poll::Ready(())
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {

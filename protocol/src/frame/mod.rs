@@ -62,6 +62,9 @@ pub const BATCH_FRAMES_MAX: usize = 4096;
 /// A frame of an unknown kind with this flag is skipped; without it, it ends its stream.
 pub const FLAG_OPTIONAL: u8 = 0x80;
 
+/// On OPEN: the stream begins with the small window, both ways.
+pub const FLAG_NARROW: u8 = 0x01;
+
 /// Every kind of frame that this version knows. `docs/PROTOCOL.md` reserves more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -207,9 +210,13 @@ pub fn next_frame(batch: &mut Bytes) -> Result<Option<Frame>, TruncatedBatch> {
 
 /// Writes a frame's header. The payload of `length` bytes follows.
 pub fn put_header(out: &mut BytesMut, kind: FrameKind, stream: StreamId, length: usize) {
+    put_flagged_header(out, kind, 0, stream, length);
+}
+
+fn put_flagged_header(out: &mut BytesMut, kind: FrameKind, flags: u8, stream: StreamId, length: usize) {
     debug_assert!(length <= kind.payload_bytes_max(), "{kind:?} of {length} bytes");
     out.put_u8(kind.number());
-    out.put_u8(0);
+    out.put_u8(flags);
     out.put_uint(u64::try_from(length).unwrap_or(u64::MAX), 3);
     out.put_u32(stream);
 }
@@ -217,6 +224,12 @@ pub fn put_header(out: &mut BytesMut, kind: FrameKind, stream: StreamId, length:
 /// Writes a whole frame.
 pub fn put_frame(out: &mut BytesMut, kind: FrameKind, stream: StreamId, payload: &[u8]) {
     put_header(out, kind, stream, payload.len());
+    out.put_slice(payload);
+}
+
+/// Writes a whole OPEN of a stream that begins with the small window.
+pub fn put_narrow_open(out: &mut BytesMut, stream: StreamId, payload: &[u8]) {
+    put_flagged_header(out, FrameKind::Open, FLAG_NARROW, stream, payload.len());
     out.put_slice(payload);
 }
 

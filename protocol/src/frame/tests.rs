@@ -66,6 +66,18 @@ fn every_golden_vector_reads_back() {
 }
 
 #[test]
+fn an_open_says_by_a_flag_that_its_stream_begins_narrow() {
+    let golden = include_str!("../../vectors/open_narrow.hex").lines().find(|line| !line.starts_with('#'));
+    let mut out = BytesMut::new();
+    put_narrow_open(&mut out, 1, &open_sample().encode().unwrap());
+    let written: String = out.iter().map(|byte| format!("{byte:02x}")).collect();
+
+    assert_eq!(golden, Some(written.as_str()));
+    let frame = next_frame(&mut out.freeze()).unwrap().unwrap();
+    assert_eq!((frame.kind, frame.flags), (FrameKind::Open.number(), FLAG_NARROW));
+}
+
+#[test]
 fn numbers_are_unique() {
     let mut numbers: Vec<u8> = FrameKind::ALL.iter().map(|kind| kind.number()).collect();
     numbers.dedup();

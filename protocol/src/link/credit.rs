@@ -21,8 +21,8 @@ const GRANT_BYTES_MAX: u32 = 128 * 1024;
 /// Over so long is judged whether a reader has become slow.
 const SLOW_MICROS: u64 = 1_000_000;
 
-/// The credit of a stream while the budget of all links is used up.
-const WINDOW_BYTES_TIGHT: u32 = 16 * 1024;
+/// Whoever has read so much does read: more than a system keeps for a consumer that does not.
+const READ_BYTES_PROVEN: u64 = 512 * 1024;
 
 /// What was read since a moment.
 #[derive(Debug, Clone, Copy)]
@@ -52,21 +52,24 @@ impl Drained {
 struct Bounds {
     round_trip: u64,
     window: u32,
+    window_narrow: u32,
     window_max: u32,
-    may_grow: bool,
+    /// The budget of this link is used up.
+    crowded: bool,
+    /// The budget of all links is used up.
     tight: bool,
 }
 
 impl Link {
     /// New credit for what the application has read, once it is worth a frame.
     pub(super) fn grant_credit(&mut self, id: StreamId, read_bytes: usize, now: Micros) {
-        let tight = self.limits.budget.is_tight();
         let bounds = Bounds {
             round_trip: self.liveness.rtt_micros().unwrap_or(ROUND_TRIP_UNKNOWN_MICROS),
             window: self.limits.window_bytes,
+            window_narrow: self.limits.window_narrow_bytes(),
             window_max: self.limits.window_bytes_max,
-            may_grow: self.committed_bytes < self.limits.budget_bytes,
-            tight,
+            crowded: self.committed_bytes >= self.limits.budget_bytes,
+            tight: self.limits.budget.is_tight(),
         };
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.receiving == Receiving::Open) else {
             return;
@@ -76,6 +79,11 @@ impl Link {
             self.commit(grant as usize);
             self.wake_urgent(id);
         }
+    }
+
+    /// Whether so many more bytes are more than this link, or all of them, should grant.
+    pub(super) fn is_crowded_with(&self, more_bytes: usize) -> bool {
+        self.committed_bytes.saturating_add(more_bytes) > self.limits.budget_bytes || self.limits.budget.is_tight()
     }
 }
 
@@ -106,12 +114,15 @@ impl Stream {
         let short = self.drained.per_round_trip(bounds.round_trip, bounds.round_trip, now);
         let long = self.drained_long.per_round_trip(bounds.round_trip.max(SLOW_MICROS), bounds.round_trip, now);
         if bounds.tight {
-            self.window = WINDOW_BYTES_TIGHT.min(bounds.window);
+            self.window = bounds.window_narrow;
             return;
         }
-        self.window = self.window.max(bounds.window);
+        let read_bytes_all = self.received_bytes.saturating_sub(self.inbox.bytes() as u64);
+        if !bounds.crowded || read_bytes_all >= READ_BYTES_PROVEN {
+            self.window = self.window.max(bounds.window);
+        }
         if short.is_some_and(|bytes| bytes.saturating_mul(2) >= self.window.into()) {
-            if bounds.may_grow {
+            if !bounds.crowded {
                 self.window = self.window.saturating_mul(2).min(bounds.window_max);
             }
         } else if let Some(bytes) = long {

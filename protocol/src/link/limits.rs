@@ -19,10 +19,21 @@ pub struct Limits {
     pub window_bytes: u32,
     /// The most credit a fast reader's stream grows to.
     pub window_bytes_max: u32,
-    /// Granted or unread bytes of all streams of this link above which no stream's credit grows.
+    /// Granted or unread bytes of all streams of this link above which no stream's credit grows,
+    /// and new streams begin with the small window.
     pub budget_bytes: usize,
     /// Granted or unread bytes of all links that share it; above it, credit shrinks.
     pub budget: Budget,
+}
+
+/// The small window, where it is smaller than the usual one.
+const WINDOW_NARROW_BYTES: u32 = 16 * 1024;
+
+impl Limits {
+    /// Credit that a stream begins with, both ways, whose OPEN says `narrow`.
+    pub(super) fn window_narrow_bytes(&self) -> u32 {
+        WINDOW_NARROW_BYTES.min(self.window_bytes)
+    }
 }
 
 impl Default for Limits {

@@ -74,9 +74,6 @@ pub enum Side {
     Agent,
 }
 
-/// Bytes the application may have queued in one stream before it must wait.
-const OUTBOX_BYTES_MAX: usize = 64 * 1024;
-
 /// What the application should look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -208,7 +205,8 @@ impl Link {
         }
         self.last_opened += 1;
         let id = self.last_opened;
-        let stream = self.add_stream(id, now);
+        let narrow = self.is_crowded_with(self.limits.window_bytes as usize);
+        let stream = self.add_stream(id, narrow, now);
         stream.head_out = Some(head);
         self.wake_urgent(id);
         Ok(id)
@@ -231,7 +229,7 @@ impl Link {
     /// When the stream is over.
     pub fn send_capacity(&self, id: StreamId) -> Result<usize, StreamOver> {
         let stream = self.streams.get(&id).filter(|stream| stream.sending == Sending::Open).ok_or(StreamOver)?;
-        Ok(OUTBOX_BYTES_MAX.saturating_sub(stream.outbox.bytes()))
+        Ok(stream.outbox_room())
     }
 
     /// Whether nothing of the sending half waits: its END is on the wire, or it was aborted. A
@@ -461,10 +459,13 @@ impl Link {
         nonce
     }
 
-    fn add_stream(&mut self, id: StreamId, now: Micros) -> &mut Stream {
+    fn add_stream(&mut self, id: StreamId, narrow: bool, now: Micros) -> &mut Stream {
+        let window = if narrow { self.limits.window_narrow_bytes() } else { self.limits.window_bytes };
         self.counters.opened += 1;
-        self.commit(self.limits.window_bytes as usize);
-        self.streams.entry(id).or_insert_with(|| Stream::new(self.limits.window_bytes, now))
+        self.commit(window as usize);
+        let stream = self.streams.entry(id).or_insert_with(|| Stream::new(window, now));
+        stream.narrow = narrow;
+        stream
     }
 
     fn sending_stream(&mut self, id: StreamId) -> Result<&mut Stream, StreamOver> {

@@ -103,7 +103,7 @@ proptest! {
 
 impl World {
     fn new() -> Self {
-        let limits = Limits { streams_max: 6, ..Limits::default() };
+        let limits = Limits { streams_max: 6, budget_bytes: 3 * 64 * 1024, ..Limits::default() };
         Self {
             hub: Link::new(Side::Hub, limits.clone(), Micros(0)),
             agent: Link::new(Side::Agent, limits.clone(), Micros(0)),

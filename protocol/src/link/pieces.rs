@@ -31,13 +31,15 @@ impl Pieces {
     pub(super) fn push(&mut self, data: Bytes, keep: Keep) {
         let alone = self.bytes == 0 && keep == Keep::Alone;
         self.bytes += data.len();
-        if data.len() < GATHER_BELOW_BYTES && !alone {
-            return self.gathered.extend_from_slice(&data);
-        }
-        if !self.gathered.is_empty() {
+        let gathers = data.len() < GATHER_BELOW_BYTES && !alone;
+        // A gathered piece keeps all of its memory until the last byte of it has gone.
+        if !self.gathered.is_empty() && !(gathers && self.gathered.len() + data.len() <= GATHER_BELOW_BYTES) {
             self.whole.push_back(std::mem::take(&mut self.gathered).freeze());
         }
-        self.whole.push_back(data);
+        match gathers {
+            true => self.gathered.extend_from_slice(&data),
+            false => self.whole.push_back(data),
+        }
     }
 
     /// The next bytes, as they came or as they were gathered.

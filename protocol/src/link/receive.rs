@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::frame::Abort;
 use crate::frame::AbortReason;
 use crate::frame::BATCH_FRAMES_MAX;
+use crate::frame::FLAG_NARROW;
 use crate::frame::FLAG_OPTIONAL;
 use crate::frame::Frame;
 use crate::frame::FrameKind;
@@ -107,7 +108,7 @@ impl Link {
         }
         let eager = if kind.is_of_stream() { false } else { self.counts_as_eager(now)? };
         match kind {
-            FrameKind::Open => return self.receive_open(frame.stream, frame.payload, now),
+            FrameKind::Open => return self.receive_open(frame, now),
             FrameKind::Head => self.receive_head(frame.stream, frame.payload, now),
             FrameKind::Data if frame.payload.is_empty() => return self.counts_as_eager(now).map(drop),
             FrameKind::Data => self.receive_data(frame.stream, frame.payload, now),
@@ -164,7 +165,8 @@ impl Link {
         Ok(())
     }
 
-    fn receive_open(&mut self, id: StreamId, head: Bytes, now: Micros) -> Result<(), LinkFault> {
+    fn receive_open(&mut self, open: Frame, now: Micros) -> Result<(), LinkFault> {
+        let id = open.stream;
         if self.side == Side::Hub {
             return Err(LinkFault::Misplaced(FrameKind::Open));
         }
@@ -183,7 +185,8 @@ impl Link {
             self.schedule.push_stream_frame(FrameKind::Abort, id, &Abort::new(AbortReason::Busy).encode());
             return Ok(());
         }
-        self.add_stream(id, now).head_in = Some(head);
+        let narrow = open.flags & FLAG_NARROW != 0;
+        self.add_stream(id, narrow, now).head_in = Some(open.payload);
         self.events.push_back(Event::Opened(id));
         Ok(())
     }
@@ -267,7 +270,11 @@ impl Link {
         let Ok(credit) = payload.try_into().map(u32::from_be_bytes) else {
             return self.stream_fault(id, AbortReason::Protocol, "a CREDIT did not follow its layout", now);
         };
+        let had_room = stream.outbox_room() > 0;
         stream.send_credit = stream.send_credit.saturating_add(credit.into());
+        if !had_room && stream.outbox_room() > 0 {
+            self.events.push_back(Event::Writable(id));
+        }
         self.wake_data(id, now);
     }
 

@@ -16,11 +16,11 @@ use crate::frame::FrameKind;
 use crate::frame::StreamId;
 use crate::frame::put_frame;
 use crate::frame::put_header;
+use crate::frame::put_narrow_open;
 
 use super::Event;
 use super::Link;
 use super::Micros;
-use super::OUTBOX_BYTES_MAX;
 use super::Receiving;
 use super::Sending;
 use super::Side;
@@ -219,14 +219,14 @@ impl Link {
     }
 
     fn put_urgent(&mut self, id: StreamId, out: &mut BytesMut) {
-        let head_kind = match self.side {
-            Side::Hub => FrameKind::Open,
-            Side::Agent => FrameKind::Head,
-        };
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.urgent = false;
         if let Some(head) = stream.head_out.take() {
-            put_frame(out, head_kind, id, &head);
+            match (self.side, stream.narrow) {
+                (Side::Hub, true) => put_narrow_open(out, id, &head),
+                (Side::Hub, false) => put_frame(out, FrameKind::Open, id, &head),
+                (Side::Agent, _) => put_frame(out, FrameKind::Head, id, &head),
+            }
         }
         if stream.credit_due > 0 {
             let credit = std::mem::take(&mut stream.credit_due);
@@ -243,7 +243,7 @@ impl Link {
     fn put_data(&mut self, turn: &Turn, out: &mut BytesMut, now: Micros) -> bool {
         let Some((id, queue)) = self.schedule.next_stream() else { return false };
         let Some(stream) = self.streams.get_mut(&id) else { return true };
-        let had_room = stream.outbox.bytes() < OUTBOX_BYTES_MAX;
+        let had_room = stream.outbox_room() > 0;
         let alone = turn.stream_bytes == DATA_BYTES_MAX;
         let most = match queue {
             _ if alone => DATA_BYTES_MAX,
@@ -291,8 +291,7 @@ impl Link {
                 Sending::Open | Sending::Ended | Sending::AbortQueued(_) | Sending::Aborted => {}
             }
         }
-        let has_room = stream.outbox.bytes() < OUTBOX_BYTES_MAX;
-        if has_room && !had_room {
+        if stream.outbox_room() > 0 && !had_room {
             self.events.push_back(Event::Writable(id));
         }
         self.requeue(id, queue, turn);

@@ -12,6 +12,12 @@ use super::credit::Drained;
 use super::pieces::Pieces;
 use super::schedule::QUANTUM_BYTES_MAX;
 
+/// Bytes the application may have queued in one stream before it must wait.
+const OUTBOX_BYTES_MAX: usize = 64 * 1024;
+
+/// The same while the stream has no credit.
+const OUTBOX_STALLED_BYTES_MAX: usize = 16 * 1024;
+
 /// How the sending half stands.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sending {
@@ -52,6 +58,8 @@ pub(super) enum DataQueue {
 pub(super) struct Stream {
     // Sending.
     pub(super) head_out: Option<Bytes>,
+    /// It began with the small window, which its OPEN says.
+    pub(super) narrow: bool,
     pub(super) outbox: Pieces,
     pub(super) send_credit: u64,
     pub(super) sending: Sending,
@@ -84,6 +92,7 @@ impl Stream {
     pub(super) fn new(window: u32, now: Micros) -> Self {
         Self {
             head_out: None,
+            narrow: false,
             outbox: Pieces::default(),
             send_credit: window.into(),
             sending: Sending::Open,
@@ -115,6 +124,14 @@ impl Stream {
             Sending::EndQueued(_) | Sending::FailQueued(_) => self.outbox.bytes() == 0 || self.send_credit > 0,
             Sending::Ended | Sending::AbortQueued(_) | Sending::Aborted => false,
         }
+    }
+
+    /// How many bytes its queue has room for: no more than may leave now, but for a first piece
+    /// for when there is credit again. A thousand that wait for credit are a normal day.
+    pub(super) fn outbox_room(&self) -> usize {
+        let credit = usize::try_from(self.send_credit).unwrap_or(usize::MAX);
+        let most = credit.clamp(OUTBOX_STALLED_BYTES_MAX, OUTBOX_BYTES_MAX);
+        most.saturating_sub(self.outbox.bytes())
     }
 
     /// Whether both sides have said their last word on the wire.

@@ -30,6 +30,7 @@ mod limits;
 
 const NOW: Micros = Micros(1);
 const WINDOW: usize = 64 * 1024;
+const NARROW: usize = 16 * 1024;
 
 #[test]
 fn a_call_goes_there_and_back() {
@@ -421,6 +422,64 @@ fn the_budget_keeps_credit_from_growing() {
     }
 
     assert!(pair.hub.committed_bytes() <= 2 * WINDOW, "{}", pair.hub.committed_bytes());
+}
+
+#[test]
+fn on_a_crowded_link_a_stream_begins_with_the_small_window_and_earns_the_usual_one() {
+    let limits = Limits { budget_bytes: 2 * WINDOW, ..Limits::default() };
+    let mut pair = Pair::with(&limits, &limits);
+    let stalled: Vec<StreamId> = (0..100).map(|_| pair.answered_call()).collect();
+    for id in &stalled {
+        while pair.agent.send_capacity(*id).unwrap() > 0 {
+            pair.agent.send_data(*id, Bytes::from(vec![0; 4 * 1024]), NOW).unwrap();
+            pair.exchange();
+        }
+    }
+    let granted_bytes = pair.hub.committed_bytes();
+    assert_eq!(granted_bytes, 2 * WINDOW + 98 * NARROW);
+    assert_eq!(pair.hub.counters().data_received_bytes, granted_bytes as u64, "both sides know which stream is narrow");
+
+    let reader = pair.answered_call();
+    for _ in 0..50 {
+        pair.agent.send_data(reader, Bytes::from(vec![0; 16 * 1024]), NOW).unwrap();
+        pair.exchange();
+        while let Ok(Incoming::Data(_)) = pair.hub.take_data(reader, NOW) {}
+        pair.exchange();
+    }
+    assert_eq!(
+        pair.hub.counters().data_received_bytes,
+        (granted_bytes + 50 * 16 * 1024) as u64,
+        "it moves beside them"
+    );
+    assert_eq!(pair.hub.committed_bytes(), granted_bytes + WINDOW);
+
+    for id in stalled.into_iter().chain([reader]) {
+        pair.hub.release(id, AbortReason::ConsumerGone, NOW);
+        pair.agent.release(id, AbortReason::Unspecified, NOW);
+    }
+    pair.exchange();
+    assert_eq!((pair.hub.committed_bytes(), pair.agent.committed_bytes()), (0, 0));
+}
+
+#[test]
+fn a_stream_without_credit_queues_little_and_goes_on_when_it_has_some() {
+    let mut pair = Pair::new();
+    let id = pair.answered_call();
+    let mut sent = 0;
+    while pair.agent.send_capacity(id).unwrap() > 0 {
+        pair.agent.send_data(id, Bytes::from(vec![0; 1024]), NOW).unwrap();
+        sent += 1024;
+        pair.exchange();
+    }
+    assert_eq!(sent, WINDOW + 16 * 1024);
+    while pair.agent.next_event().is_some() {}
+
+    while let Ok(Incoming::Data(_)) = pair.hub.take_data(id, NOW) {}
+    pair.exchange();
+
+    let events: Vec<Event> = std::iter::from_fn(|| pair.agent.next_event()).collect();
+    assert!(events.contains(&Event::Writable(id)), "{events:?}");
+    assert_eq!(pair.agent.send_capacity(id), Ok(WINDOW - 16 * 1024), "as much as may leave");
 }
 
 #[test]

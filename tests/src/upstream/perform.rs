@@ -12,6 +12,10 @@ use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
+/// An endless answer's pieces leave one by one at first, then as many at once as fit this.
+const ENDLESS_WRITE_BYTES: usize = 8 << 10;
+const ENDLESS_ONE_BY_ONE: usize = 100;
+
 /// What becomes of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
@@ -50,6 +54,11 @@ async fn give(
     }
     if play.close {
         answer = answer.with("connection", "close");
+    }
+    if let Some(piece_bytes) = play.endless {
+        answer.frame = Frame::Chunked;
+        wire.send(&head(&answer, None)).await?;
+        return endless(wire, piece_bytes).await;
     }
     let after = if play.close { After::Close } else { After::GoOn };
     let head = head(&answer, None);
@@ -93,6 +102,17 @@ async fn give(
         wire.send(piece).await?;
     }
     Ok(after)
+}
+
+async fn endless(wire: &mut Wire, piece_bytes: usize) -> Result<After, Gone> {
+    let piece = chunk(&vec![b'x'; piece_bytes]);
+    for _ in 0..ENDLESS_ONE_BY_ONE {
+        wire.send(&piece).await?;
+    }
+    let pieces = piece.repeat((ENDLESS_WRITE_BYTES / piece.len()).max(1));
+    loop {
+        wire.send(&pieces).await?;
+    }
 }
 
 async fn spoil(wire: &mut Wire, answer: Answer, fault: Fault) -> Result<After, Gone> {

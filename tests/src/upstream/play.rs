@@ -85,6 +85,8 @@ pub struct Play {
     pub gap: Option<Duration>,
     /// Body bytes (exact for a plain answer, of text for a streamed one).
     pub big: Option<usize>,
+    /// Content pieces of so many bytes without an end, as fast as they are taken.
+    pub endless: Option<usize>,
     /// One byte at a time, with this pause between.
     pub slow: Option<Duration>,
     /// Each piece waits until the test releases it.
@@ -135,6 +137,7 @@ impl Play {
                 self.gap = Some(Duration::from_millis(*gap_ms));
             }
             ("big", [bytes]) => self.big = Some(usize::try_from(*bytes).ok()?),
+            ("endless", [bytes]) => self.endless = Some(usize::try_from(*bytes).ok()?),
             ("slow", []) => self.slow = Some(Duration::from_millis(50)),
             ("slow", [ms]) => self.slow = Some(Duration::from_millis(*ms)),
             ("stall-upload", [ms]) => self.stall_upload = Some(Duration::from_millis(*ms)),

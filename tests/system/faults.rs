@@ -269,7 +269,7 @@ async fn what_came_before_a_break_reaches_a_consumer_that_reads_late() -> Result
     for form in Form::ALL {
         for (play, streamed) in [("cut-body", false), ("cut-chunk", true), ("garbage-chunk", true)] {
             let case = format!("late-{form:?}-{play}");
-            let call = Call::new(form, &house.api_key).case(&case).play(&format!("{play},big-2000000"));
+            let call = Call::new(form, &house.api_key).case(&case).play(&format!("{play},big-300000"));
             let call = if streamed { call.streamed(form) } else { call };
             let mut client = RawClient::connect_narrow(house.hub.consumer, 16 << 10).await?;
             client.send(&call.bytes()).await?;

@@ -33,7 +33,8 @@ impl Pieces {
         self.bytes += data.len();
         let gathers = data.len() < GATHER_BELOW_BYTES && !alone;
         // A gathered piece keeps all of its memory until the last byte of it has gone.
-        if !self.gathered.is_empty() && !(gathers && self.gathered.len() + data.len() <= GATHER_BELOW_BYTES) {
+        let has_room = gathers && self.gathered.len() + data.len() <= GATHER_BELOW_BYTES;
+        if !has_room && !self.gathered.is_empty() {
             self.whole.push_back(std::mem::take(&mut self.gathered).freeze());
         }
         match gathers {

@@ -29,6 +29,8 @@ pub struct Text<'a> {
     pub prefix: &'a [u8],
     /// Its whole length in bytes.
     pub len: u64,
+    /// Its whole length in characters.
+    pub chars: u64,
 }
 
 impl<'a> Text<'a> {
@@ -44,8 +46,19 @@ impl<'a> Text<'a> {
     }
 }
 
-/// What the reader met. An opening and its end have the same depth; the root
-/// value has depth 0, the members of a root object depth 1.
+/// Where the reader met something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spot {
+    /// How deep it stands. An opening and its end have the same depth; the root value has
+    /// depth 0, the members of a root object depth 1.
+    pub depth: u32,
+    /// The offset of its first byte in the whole text.
+    pub from: u64,
+    /// The offset of the byte after its last one.
+    pub to: u64,
+}
+
+/// What the reader met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
     /// `{`.
@@ -125,6 +138,9 @@ pub struct JsonScan {
     capture: Capture,
     partial: PartialChar,
     offset: u64,
+    /// Where the present piece of text begins, and where the present token began.
+    here: u64,
+    token_from: u64,
     failed: Option<JsonError>,
 }
 
@@ -180,6 +196,8 @@ impl JsonScan {
             capture: Capture::new(),
             partial: PartialChar::default(),
             offset: 0,
+            here: 0,
+            token_from: 0,
             failed: None,
         }
     }
@@ -188,12 +206,13 @@ impl JsonScan {
     ///
     /// # Errors
     /// When the text cannot be JSON any more; from then on always.
-    pub fn feed(&mut self, bytes: &[u8], mut visit: impl FnMut(u32, Event<'_>)) -> Result<(), JsonError> {
+    pub fn feed(&mut self, bytes: &[u8], mut visit: impl FnMut(Spot, Event<'_>)) -> Result<(), JsonError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
         let mut rest = bytes;
         while let Some(&byte) = rest.first() {
+            self.here = self.offset.saturating_add(wide(bytes.len() - rest.len()));
             match self.step(byte, rest, &mut visit) {
                 Ok(taken) => rest = rest.get(taken..).unwrap_or_default(),
                 Err(fault) => return Err(self.fail(fault, bytes.len() - rest.len())),
@@ -207,13 +226,14 @@ impl JsonScan {
     ///
     /// # Errors
     /// When the text is not complete, or was wrong before.
-    pub fn finish(&mut self, mut visit: impl FnMut(u32, Event<'_>)) -> Result<(), JsonError> {
+    pub fn finish(&mut self, mut visit: impl FnMut(Spot, Event<'_>)) -> Result<(), JsonError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
+        self.here = self.offset;
         // Only white space or the end tells that a number at the root is over.
         if let State::Number(part) = self.state
-            && let Err(fault) = self.end_number(part, &mut visit)
+            && let Err(fault) = self.end_number(part, 0, &mut visit)
         {
             return Err(self.fail(fault, 0));
         }
@@ -234,7 +254,7 @@ impl JsonScan {
     /// Takes one or more bytes from the front of `rest`, whose first is `byte`;
     /// none, when they only end a number.
     #[inline]
-    fn step(&mut self, byte: u8, rest: &[u8], visit: &mut impl FnMut(u32, Event<'_>)) -> Result<usize, JsonFault> {
+    fn step(&mut self, byte: u8, rest: &[u8], visit: &mut impl FnMut(Spot, Event<'_>)) -> Result<usize, JsonFault> {
         match self.state {
             State::Text => return self.text(byte, rest, visit),
             State::Escape => self.escape(byte)?,
@@ -261,7 +281,7 @@ impl JsonScan {
 
     /// A byte between the tokens that is not white space.
     #[inline]
-    fn structure(&mut self, byte: u8, visit: &mut impl FnMut(u32, Event<'_>)) -> Result<(), JsonFault> {
+    fn structure(&mut self, byte: u8, visit: &mut impl FnMut(Spot, Event<'_>)) -> Result<(), JsonFault> {
         match (self.state, byte) {
             (State::ValueOrArrayEnd, b']') => self.close(Event::ArrayEnd, visit),
             (State::Value | State::ValueOrArrayEnd, _) => return self.value(byte, visit),
@@ -280,7 +300,7 @@ impl JsonScan {
 
     /// The first byte of a value.
     #[inline]
-    fn value(&mut self, byte: u8, visit: &mut impl FnMut(u32, Event<'_>)) -> Result<(), JsonFault> {
+    fn value(&mut self, byte: u8, visit: &mut impl FnMut(Spot, Event<'_>)) -> Result<(), JsonFault> {
         match byte {
             b'"' => self.start_text(false),
             b'{' => self.open(Event::ObjectStart, visit)?,
@@ -300,11 +320,12 @@ impl JsonScan {
         self.containers & 1 == 1
     }
 
-    fn open(&mut self, event: Event<'_>, visit: &mut impl FnMut(u32, Event<'_>)) -> Result<(), JsonFault> {
+    fn open(&mut self, event: Event<'_>, visit: &mut impl FnMut(Spot, Event<'_>)) -> Result<(), JsonFault> {
         if self.depth == DEPTH_MAX {
             return Err(JsonFault::TooDeep);
         }
-        visit(self.depth, event);
+        self.token_from = self.here;
+        visit(self.spot(1), event);
         let is_object = event == Event::ObjectStart;
         self.containers = self.containers << 1 | u128::from(is_object);
         self.depth += 1;
@@ -313,25 +334,33 @@ impl JsonScan {
     }
 
     /// Closes the innermost container; the states allow it only inside one.
-    fn close(&mut self, event: Event<'_>, visit: &mut impl FnMut(u32, Event<'_>)) {
+    fn close(&mut self, event: Event<'_>, visit: &mut impl FnMut(Spot, Event<'_>)) {
         self.containers >>= 1;
         self.depth -= 1;
         self.state = State::AfterValue;
-        visit(self.depth, event);
+        self.token_from = self.here;
+        visit(self.spot(1), event);
+    }
+
+    /// Where the token stands that ends so many bytes after the piece at hand begins.
+    #[inline]
+    fn spot(&self, ends_after: usize) -> Spot {
+        Spot { depth: self.depth, from: self.token_from, to: self.here.saturating_add(wide(ends_after)) }
     }
 
     fn start_text(&mut self, in_key: bool) {
         self.capture.clear();
+        self.token_from = self.here;
         self.in_key = in_key;
         self.state = State::Text;
     }
 
     /// A run of plain bytes, or the one byte that ends it.
     #[inline]
-    fn text(&mut self, byte: u8, rest: &[u8], visit: &mut impl FnMut(u32, Event<'_>)) -> Result<usize, JsonFault> {
+    fn text(&mut self, byte: u8, rest: &[u8], visit: &mut impl FnMut(Spot, Event<'_>)) -> Result<usize, JsonFault> {
         if self.partial.is_begun() {
             if let Some((whole, len)) = self.partial.push(byte)? {
-                self.capture.extend(whole.get(..len).unwrap_or_default());
+                self.capture.extend_wide(whole.get(..len).unwrap_or_default());
             }
             return Ok(1);
         }
@@ -344,7 +373,7 @@ impl JsonScan {
         }
         match after.first() {
             None => return Ok(len),
-            Some(b'"') => self.end_text(visit),
+            Some(b'"') => self.end_text(len + 1, visit),
             Some(b'\\') => self.state = State::Escape,
             Some(_) => return Err(JsonFault::ControlCharacter),
         }
@@ -355,24 +384,25 @@ impl JsonScan {
     /// may it break off inside one.
     fn wide_run(&mut self, run: &[u8], at_end: bool) -> Result<(), JsonFault> {
         let Err(error) = std::str::from_utf8(run) else {
-            self.capture.extend(run);
+            self.capture.extend_wide(run);
             return Ok(());
         };
         if error.error_len().is_some() || !at_end {
             return Err(JsonFault::Utf8);
         }
         let (whole, begun) = run.split_at(error.valid_up_to());
-        self.capture.extend(whole);
+        self.capture.extend_wide(whole);
         begun.iter().try_for_each(|byte| self.partial.push(*byte).map(drop))
     }
 
-    fn end_text(&mut self, visit: &mut impl FnMut(u32, Event<'_>)) {
+    fn end_text(&mut self, ends_after: usize, visit: &mut impl FnMut(Spot, Event<'_>)) {
+        let spot = self.spot(ends_after);
         let text = self.capture.text();
         if self.in_key {
-            visit(self.depth, Event::Key(text));
+            visit(spot, Event::Key(text));
             self.state = State::Colon;
         } else {
-            visit(self.depth, Event::String(text));
+            visit(spot, Event::String(text));
             self.state = State::AfterValue;
         }
     }
@@ -427,13 +457,14 @@ impl JsonScan {
         };
         let character = char::from_u32(scalar).ok_or(JsonFault::Surrogate)?;
         let mut utf8 = [0; 4];
-        self.capture.extend(character.encode_utf8(&mut utf8).as_bytes());
+        self.capture.extend_wide(character.encode_utf8(&mut utf8).as_bytes());
         self.state = State::Text;
         Ok(())
     }
 
     fn start_number(&mut self, byte: u8, part: NumberPart) {
         self.capture.clear();
+        self.token_from = self.here;
         self.capture.extend(&[byte]);
         self.state = State::Number(part);
     }
@@ -442,13 +473,13 @@ impl JsonScan {
         &mut self,
         mut part: NumberPart,
         rest: &[u8],
-        visit: &mut impl FnMut(u32, Event<'_>),
+        visit: &mut impl FnMut(Spot, Event<'_>),
     ) -> Result<usize, JsonFault> {
         let mut taken = 0;
         for byte in rest {
             let Some(next) = part.next(*byte) else {
                 self.capture.extend(rest.get(..taken).unwrap_or_default());
-                self.end_number(part, visit)?;
+                self.end_number(part, taken, visit)?;
                 return Ok(taken);
             };
             part = next;
@@ -459,16 +490,22 @@ impl JsonScan {
         Ok(taken)
     }
 
-    fn end_number(&mut self, part: NumberPart, visit: &mut impl FnMut(u32, Event<'_>)) -> Result<(), JsonFault> {
+    fn end_number(
+        &mut self,
+        part: NumberPart,
+        ends_after: usize,
+        visit: &mut impl FnMut(Spot, Event<'_>),
+    ) -> Result<(), JsonFault> {
         if !part.may_end() {
             return Err(JsonFault::Number);
         }
-        visit(self.depth, Event::Number(self.capture.text()));
+        visit(self.spot(ends_after), Event::Number(self.capture.text()));
         self.state = State::AfterValue;
         Ok(())
     }
 
     fn start_literal(&mut self, word: Literal) {
+        self.token_from = self.here;
         self.state = State::Literal { word, matched: 1 };
     }
 
@@ -477,7 +514,7 @@ impl JsonScan {
         byte: u8,
         word: Literal,
         matched: usize,
-        visit: &mut impl FnMut(u32, Event<'_>),
+        visit: &mut impl FnMut(Spot, Event<'_>),
     ) -> Result<(), JsonFault> {
         let (text, event) = match word {
             Literal::True => ("true", Event::Bool(true)),
@@ -492,7 +529,7 @@ impl JsonScan {
             self.state = State::Literal { word, matched };
         } else {
             self.state = State::AfterValue;
-            visit(self.depth, event);
+            visit(self.spot(1), event);
         }
         Ok(())
     }

@@ -170,6 +170,29 @@ fn a_text_that_fills_the_prefix_is_whole() {
 }
 
 #[test]
+fn a_spot_is_where_the_token_stands() {
+    let text = r#" {"a" : [1, -2.5e3,"x\u00e9é",true ,null], "b":{}}"#;
+    for size in 1..=text.len() {
+        let mut seen = Vec::new();
+        let mut scan = JsonScan::new();
+        for piece in text.as_bytes().chunks(size) {
+            scan.feed(piece, |spot, _| seen.push((spot.from, spot.to))).unwrap();
+        }
+        scan.finish(|_, _| {}).unwrap();
+
+        let at = |(from, to): &(u64, u64)| &text[usize::try_from(*from).unwrap()..usize::try_from(*to).unwrap()];
+        let tokens: Vec<&str> = seen.iter().map(at).collect();
+        let expected = ["{", "\"a\"", "[", "1", "-2.5e3", "\"x\\u00e9é\"", "true", "null", "]", "\"b\"", "{", "}", "}"];
+        assert_eq!(tokens, expected, "pieces of {size}");
+    }
+    let mut root = Vec::new();
+    let mut scan = JsonScan::new();
+    scan.feed(b" 12", |_, _| {}).unwrap();
+    scan.finish(|spot, _| root.push((spot.from, spot.to))).unwrap();
+    assert_eq!(root, [(1, 3)]);
+}
+
+#[test]
 fn a_verdict_is_final() {
     let mut scan = JsonScan::new();
     let first = scan.feed(b"[1,]", |_, _| {}).unwrap_err();
@@ -226,6 +249,19 @@ proptest! {
     }
 
     #[test]
+    fn characters_are_counted_at_any_cut(text in "\\PC{0,80}", escaped: bool, cuts: Vec<u8>) {
+        let json = written(&Value::from(text.as_str()), false, escaped);
+        let mut counted = None;
+        let mut scan = JsonScan::new();
+        for piece in cut(&json, &cuts) {
+            scan.feed(piece, |_, event| if let Event::String(text) = event { counted = Some((text.len, text.chars)); })
+                .unwrap();
+        }
+
+        prop_assert_eq!(counted, Some((wide(text.len()), wide(text.chars().count()))));
+    }
+
+    #[test]
     fn mutated_json_gets_the_verdict_of_serde_json(
         value in any_json(),
         pretty: bool,
@@ -263,7 +299,7 @@ fn agree_with_serde_json(text: &[u8], cuts: &[u8]) {
 /// The events as lines, or the fault.
 fn events(pieces: &[&[u8]]) -> Result<Vec<String>, JsonFault> {
     let mut lines = Vec::new();
-    let mut visit = |depth, event: Event<'_>| lines.push(line(depth, event));
+    let mut visit = |spot: Spot, event: Event<'_>| lines.push(line(spot.depth, event));
     let mut scan = JsonScan::new();
     for piece in pieces {
         scan.feed(piece, &mut visit).map_err(|error| error.fault)?;

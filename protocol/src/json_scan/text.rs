@@ -14,16 +14,19 @@ pub(super) struct Capture {
     kept: [u8; TEXT_BYTES_MAX],
     kept_len: usize,
     len: u64,
+    /// How many of the bytes go on with a character and begin none.
+    inner: u64,
 }
 
 impl Capture {
     pub(super) const fn new() -> Self {
-        Self { kept: [0; TEXT_BYTES_MAX], kept_len: 0, len: 0 }
+        Self { kept: [0; TEXT_BYTES_MAX], kept_len: 0, len: 0, inner: 0 }
     }
 
     pub(super) fn clear(&mut self) {
         self.kept_len = 0;
         self.len = 0;
+        self.inner = 0;
     }
 
     #[inline]
@@ -37,8 +40,16 @@ impl Capture {
         self.kept_len += count;
     }
 
+    /// The same with characters beyond ASCII, all of them whole.
+    pub(super) fn extend_wide(&mut self, bytes: &[u8]) {
+        let inner = bytes.iter().filter(|byte| **byte & 0xc0 == 0x80).count();
+        self.inner = self.inner.saturating_add(wide(inner));
+        self.extend(bytes);
+    }
+
     pub(super) fn text(&self) -> Text<'_> {
-        Text { prefix: self.kept.get(..self.kept_len).unwrap_or_default(), len: self.len }
+        let prefix = self.kept.get(..self.kept_len).unwrap_or_default();
+        Text { prefix, len: self.len, chars: self.len.saturating_sub(self.inner) }
     }
 }
 

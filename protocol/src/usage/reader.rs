@@ -177,7 +177,7 @@ impl Reader {
 
     fn end_json(&mut self, reading: &mut Reading) -> bool {
         let mut walk = self.walk_of(reading);
-        let whole = walk.json.finish(|depth, event| walk.steps.take(depth, event)).is_ok();
+        let whole = walk.json.finish(|spot, event| walk.steps.take(spot.depth, event)).is_ok();
         if !whole {
             reading.doubts.add(Doubt::Unreadable);
         }
@@ -196,7 +196,7 @@ impl Reader {
 
     fn json(&mut self, bytes: &[u8], reading: &mut Reading) {
         let mut walk = self.walk_of(reading);
-        if walk.json.feed(bytes, |depth, event| walk.steps.take(depth, event)).is_err() {
+        if walk.json.feed(bytes, |spot, event| walk.steps.take(spot.depth, event)).is_err() {
             self.beginning = Beginning::Neither;
         }
     }

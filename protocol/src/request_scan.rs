@@ -11,11 +11,15 @@ mod multipart;
 mod params;
 mod part_head;
 mod session;
+mod tally;
+mod usage_place;
 mod value;
 
+use crate::demand::Demand;
 use crate::json_scan::Event;
 use crate::json_scan::JsonError;
 use crate::json_scan::JsonScan;
+use crate::json_scan::Spot;
 use crate::provider::endpoint::Endpoint;
 use crate::provider::policy::field::Vendors;
 use crate::provider::policy::form::Form;
@@ -29,6 +33,7 @@ use multipart::PartEvent;
 
 pub use error::ScanError;
 pub use session::SessionScan;
+pub use usage_place::UsagePlace;
 pub use value::MODEL_BYTES_MAX;
 
 /// The scan of one request's body.
@@ -107,7 +112,7 @@ impl RequestScan {
             Reader::Nothing => Err(ScanError::BodyUnexpected),
             Reader::Json(json) => {
                 let mut refusal = Ok(());
-                let outcome = json.feed(bytes, |_, event| keep_first(&mut refusal, judge, &event));
+                let outcome = json.feed(bytes, |spot, event| keep_first(&mut refusal, judge, spot, &event));
                 first(refusal, outcome)
             }
             Reader::Multipart(form, text) => form.feed(bytes, |event| text.take(judge, event)),
@@ -124,7 +129,7 @@ impl RequestScan {
             Reader::Nothing => Ok(()),
             Reader::Json(json) => {
                 let mut refusal = Ok(());
-                let outcome = json.finish(|_, event| keep_first(&mut refusal, judge, &event));
+                let outcome = json.finish(|spot, event| keep_first(&mut refusal, judge, spot, &event));
                 first(refusal, outcome)
             }
             Reader::Multipart(form, _) => form.finish().and_then(|()| judge.end()),
@@ -140,6 +145,18 @@ impl RequestScan {
     /// (yet), or says `null`.
     pub const fn stream(&self) -> Option<bool> {
         self.judge.stream()
+    }
+
+    /// What the request asks for at most, as far as it was read: all of it, once
+    /// [`Self::finish`] succeeded. What was not read yet is taken as not asked for.
+    pub fn demand(&self) -> Demand {
+        self.judge.demand()
+    }
+
+    /// Where the body says, or could say, that a stream is to state its usage; `None` as
+    /// long as that is not known, and where nothing of the kind can be said.
+    pub fn usage_place(&self) -> Option<UsagePlace> {
+        self.judge.usage_place()
     }
 }
 
@@ -157,9 +174,9 @@ fn once(failed: &mut Option<ScanError>, read: impl FnOnce() -> Result<(), ScanEr
 
 /// Shows the judge an event, unless it has refused an earlier one.
 #[inline]
-fn keep_first(refusal: &mut Result<(), ScanError>, judge: &mut Judge, event: &Event<'_>) {
+fn keep_first(refusal: &mut Result<(), ScanError>, judge: &mut Judge, spot: Spot, event: &Event<'_>) {
     if refusal.is_ok() {
-        *refusal = judge.take(event);
+        *refusal = judge.take(spot, event);
     }
 }
 
@@ -175,11 +192,14 @@ impl PartText {
                 self.bytes.clear();
                 self.field = judge.part(head)?;
             }
-            PartEvent::Data(data) if self.field.is_some() => {
+            PartEvent::Data(data) => {
+                judge.part_data(data.len());
+                if self.field.is_none() {
+                    return Ok(());
+                }
                 let room = (MODEL_BYTES_MAX + 1).saturating_sub(self.bytes.len()).min(data.len());
                 self.bytes.extend_from_slice(data.get(..room).unwrap_or_default());
             }
-            PartEvent::Data(_) => {}
             PartEvent::End => {
                 let Some(at) = self.field.take() else { return Ok(()) };
                 let text = std::str::from_utf8(&self.bytes).ok().filter(|text| text.len() <= MODEL_BYTES_MAX);
@@ -190,6 +210,8 @@ impl PartText {
     }
 }
 
+#[cfg(test)]
+mod demand_tests;
 #[cfg(test)]
 mod refused_tests;
 #[cfg(test)]

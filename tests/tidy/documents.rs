@@ -240,6 +240,7 @@ fn field_table(form: Form) -> String {
         };
         let value = match field.takes {
             Takes::Any(_) => String::new(),
+            Takes::Object(_) => "an object".to_owned(),
             Takes::Model => "a name, no fine-tuned model".to_owned(),
             Takes::Stream => "`true`, `false`".to_owned(),
             Takes::Text => "a string".to_owned(),

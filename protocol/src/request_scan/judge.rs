@@ -7,9 +7,13 @@
 use super::error::ScanError;
 use super::error::shown;
 use super::part_head::PartHead;
+use super::tally::Tally;
+use super::usage_place::UsagePlace;
 use super::value::fits;
 use super::value::fits_text;
+use crate::demand::Demand;
 use crate::json_scan::Event;
+use crate::json_scan::Spot;
 use crate::json_scan::Text;
 use crate::provider::Provider;
 use crate::provider::policy::field::Field;
@@ -52,6 +56,7 @@ pub(super) struct Judge {
     searching: Option<&'static str>,
     model: Option<String>,
     stream: Option<bool>,
+    tally: Tally,
 }
 
 /// An object or array that is open.
@@ -113,7 +118,17 @@ impl Judge {
             searching: None,
             model: None,
             stream: None,
+            tally: Tally::new(form),
         }
+    }
+
+    /// What the body asks for, as far as it was read.
+    pub(super) fn demand(&self) -> Demand {
+        self.tally.demand(self.stream == Some(true), self.searching.is_some())
+    }
+
+    pub(super) fn usage_place(&self) -> Option<UsagePlace> {
+        self.tally.usage_place()
     }
 
     pub(super) fn model(&self) -> Option<&str> {
@@ -144,10 +159,10 @@ impl Judge {
 
     /// Takes the next event of a JSON body.
     #[inline]
-    pub(super) fn take(&mut self, event: &Event<'_>) -> Result<(), ScanError> {
+    pub(super) fn take(&mut self, spot: Spot, event: &Event<'_>) -> Result<(), ScanError> {
         match event {
             Event::Key(key) => return self.key(*key),
-            Event::ObjectEnd => return self.close(),
+            Event::ObjectEnd => return self.close(spot),
             Event::ArrayEnd => {
                 self.frames.pop();
                 return Ok(());
@@ -162,10 +177,11 @@ impl Judge {
         let place = match self.frames.last() {
             None if matches!(event, Event::ObjectStart) => Place::Root,
             None => return Err(ScanError::NotAnObject),
-            Some(frame) if frame.is_object => self.member(event)?,
+            Some(frame) if frame.is_object => self.member(spot, event)?,
             // Whatever a list holds stands where the list stands.
             Some(frame) => frame.place,
         };
+        self.tally.value(self.frames.len(), place, event);
         match event {
             Event::ObjectStart => self.open(place, true),
             Event::ArrayStart => self.open(place, false),
@@ -192,6 +208,10 @@ impl Judge {
         // What is longer than any key that means something need not be looked at.
         let known = Some(key).filter(|key| key.len <= KEY_LEN_MAX).and_then(|key| key.as_str());
         let place = frame.place;
+        self.tally.key(place, key.len, known);
+        if place == Place::StreamOptions {
+            self.tally.stream_option();
+        }
         if let Some(key) = known.filter(|key| key.bytes().any(|byte| byte.is_ascii_uppercase()))
             && place.rule(&key.to_ascii_lowercase()).is_some()
         {
@@ -215,6 +235,8 @@ impl Judge {
             return self.refuse(Vendors::ALL, ScanError::UnknownField { name: shown(key.prefix) });
         };
         self.next = Next::Field(at);
+        let is_own = rows(self.form, at).iter().any(|row| row.takes == Takes::Any(Place::Own));
+        self.tally.field(name.unwrap_or_default(), is_own);
         self.see(at)
     }
 
@@ -234,20 +256,20 @@ impl Judge {
     }
 
     /// The value of a key; gives the place of what it holds.
-    fn member(&mut self, event: &Event<'_>) -> Result<Place, ScanError> {
+    fn member(&mut self, spot: Spot, event: &Event<'_>) -> Result<Place, ScanError> {
         match self.next {
             // Inside the consumer's own JSON all is their own.
             Next::Any if self.frames.last().is_some_and(|frame| frame.place == Place::Own) => Ok(Place::Own),
             Next::Any | Next::Unknown => Ok(Place::Plain),
-            Next::Field(at) => self.field_value(at, event),
-            Next::Inner(rule, name) => self.inner_value(rule, name, event),
+            Next::Field(at) => self.field_value(at, spot, event),
+            Next::Inner(rule, name) => self.inner_value(rule, name, spot, event),
         }
     }
 
-    fn field_value(&mut self, at: usize, event: &Event<'_>) -> Result<Place, ScanError> {
+    fn field_value(&mut self, at: usize, spot: Spot, event: &Event<'_>) -> Result<Place, ScanError> {
         let mut place = Place::Plain;
         for row in rows(self.form, at) {
-            if let Takes::Any(inside) = row.takes {
+            if let Takes::Any(inside) | Takes::Object(inside) = row.takes {
                 place = inside;
             }
             if let Err(misfit) = fits(row.takes, event) {
@@ -262,6 +284,7 @@ impl Judge {
         if *event != Event::Null {
             self.given |= bit(at);
         }
+        self.tally.stream_options(spot, event);
         Ok(place)
     }
 
@@ -270,17 +293,21 @@ impl Judge {
         if is_fine_tuned(name) { self.refuse(Vendors::ALL, ScanError::FineTuned) } else { Ok(()) }
     }
 
-    fn inner_value(&mut self, rule: Rule, name: Name, event: &Event<'_>) -> Result<Place, ScanError> {
+    fn inner_value(&mut self, rule: Rule, name: Name, spot: Spot, event: &Event<'_>) -> Result<Place, ScanError> {
         if let Err(misfit) = fits(rule.takes, event) {
             self.refuse(Vendors::ALL, misfit.of(&name.text()))?;
         }
-        if rule.mark != Marks::NONE && *event != Event::Null {
+        let says_usage = rule.mark == Marks::INCLUDE_USAGE;
+        if says_usage || (rule.mark != Marks::NONE && *event != Event::Null) {
             self.mark(rule.mark, name)?;
+        }
+        if says_usage {
+            self.tally.include_usage(spot, *event == Event::Bool(true));
         }
         if let (true, Event::String(kind)) = (rule.is_kind, event) {
             self.kind(*kind)?;
         }
-        Ok(if let Takes::Any(place) = rule.takes { place } else { Place::Plain })
+        Ok(if let Takes::Any(place) | Takes::Object(place) = rule.takes { place } else { Place::Plain })
     }
 
     fn mark(&mut self, mark: Marks, name: Name) -> Result<(), ScanError> {
@@ -313,14 +340,21 @@ impl Judge {
     }
 
     /// The end of an object: it must have what it needs.
-    fn close(&mut self) -> Result<(), ScanError> {
+    fn close(&mut self, spot: Spot) -> Result<(), ScanError> {
         let Some(frame) = self.frames.pop() else { return Ok(()) };
         if frame.place == Place::Root && self.frames.is_empty() {
+            self.tally.end(spot, self.seen != 0);
             return self.end();
+        }
+        if frame.place == Place::StreamOptions {
+            self.tally.stream_options_end(spot);
+        }
+        let kind = frame.kind.and_then(|at| frame.place.kinds().get(usize::from(at)));
+        if let (Place::MessageTool, Some(kind)) = (frame.place, kind) {
+            self.tally.tool(kind.name);
         }
         let untyped = if frame.has.has(Marks::TYPE) { Marks::NONE } else { frame.place.needed_without_type() };
         let Some((needs, _)) = frame.needs.and(untyped).without(frame.has).first() else { return Ok(()) };
-        let kind = frame.kind.and_then(|at| frame.place.kinds().get(usize::from(at)));
         let what = match kind {
             Some(kind) => format!("the {} {:?}", frame.place.name(), kind.name),
             None => format!("a {} without a type", frame.place.name()),
@@ -362,6 +396,7 @@ impl Judge {
                 self.refuse(Vendors::ALL, misfit)?;
             }
         }
+        self.tally.part(base);
         let part = fields.get(at).map_or(Part::Once, |field| field.part);
         if part == Part::Once || self.seen & bit(at) == 0 {
             self.see(at)?;
@@ -377,8 +412,16 @@ impl Judge {
         Ok(None)
     }
 
+    /// More content of a part of a form.
+    pub(super) fn part_data(&mut self, len: usize) {
+        self.tally.part_data(u64::try_from(len).unwrap_or(u64::MAX));
+    }
+
     /// The text of a part, or `None` when it is too long to be kept.
     pub(super) fn part_text(&mut self, at: usize, text: Option<&str>) -> Result<(), ScanError> {
+        if let Some(text) = text {
+            self.tally.part_text(text);
+        }
         for row in rows(self.form, at) {
             if let Err(misfit) = fits_text(row.takes, text) {
                 self.refuse(row.vendors, misfit.of(row.name))?;

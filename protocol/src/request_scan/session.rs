@@ -63,12 +63,12 @@ impl Message {
         match part {
             Part::Text(text) => {
                 let mut refusal = Ok(());
-                let read = json.feed(text, |_, event| super::keep_first(&mut refusal, judge, &event));
+                let read = json.feed(text, |spot, event| super::keep_first(&mut refusal, judge, spot, &event));
                 super::first(refusal, read)
             }
             Part::TextEnd => {
                 let mut refusal = Ok(());
-                let read = json.finish(|_, event| super::keep_first(&mut refusal, judge, &event));
+                let read = json.finish(|spot, event| super::keep_first(&mut refusal, judge, spot, &event));
                 *json = JsonScan::new();
                 judge.clone_from(fresh);
                 super::first(refusal, read)

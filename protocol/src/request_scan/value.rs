@@ -36,7 +36,7 @@ pub(super) fn fits(takes: Takes, event: &Event<'_>) -> Result<(), Misfit> {
     let right = match (takes, event) {
         (Takes::Model, Event::String(text)) => text.as_str().is_some_and(is_model),
         (Takes::Model, _) => false,
-        (_, Event::Null) | (Takes::Any(_), _) => true,
+        (_, Event::Null) | (Takes::Any(_), _) | (Takes::Object(_), Event::ObjectStart) => true,
         (Takes::Nothing(why), _) | (Takes::False(why), Event::Bool(true)) => return Err(Misfit::Refused(why)),
         (Takes::Stream, Event::Bool(_)) | (Takes::False(_), Event::Bool(false)) | (Takes::Text, Event::String(_)) => {
             true
@@ -45,7 +45,9 @@ pub(super) fn fits(takes: Takes, event: &Event<'_>) -> Result<(), Misfit> {
             text.as_str().is_some_and(|text| in_range(text, least, most))
         }
         (Takes::OneOf(list), Event::String(text)) => text.as_str().is_some_and(|text| list.contains(&text)),
-        (Takes::Stream | Takes::False(_) | Takes::Text | Takes::Whole(..) | Takes::OneOf(_), _) => false,
+        (Takes::Stream | Takes::False(_) | Takes::Text | Takes::Whole(..) | Takes::OneOf(_) | Takes::Object(_), _) => {
+            false
+        }
     };
     if right { Ok(()) } else { Err(Misfit::Expected(expected(takes))) }
 }
@@ -55,6 +57,7 @@ pub(super) fn fits_text(takes: Takes, text: Option<&str>) -> Result<(), Misfit> 
     let is = |test: &dyn Fn(&str) -> bool| text.is_some_and(test);
     let right = match takes {
         Takes::Any(_) | Takes::Text => true,
+        Takes::Object(_) => false,
         Takes::Model => is(&is_model),
         Takes::Stream => is(&|text| text == "true" || text == "false"),
         Takes::Whole(least, most) => is(&|text| in_range(text, least, most)),
@@ -85,5 +88,6 @@ fn expected(takes: Takes) -> String {
         Takes::False(_) => "false".to_owned(),
         Takes::Nothing(_) => "left out".to_owned(),
         Takes::Any(_) => "a value".to_owned(),
+        Takes::Object(_) => "an object or null".to_owned(),
     }
 }

@@ -183,6 +183,8 @@ impl Why {
 pub enum Takes {
     /// Anything; objects and lists of objects stand at this place.
     Any(Place),
+    /// An object, which stands at this place.
+    Object(Place),
     /// The model's name.
     Model,
     /// `true` or `false`: whether the answer is a stream.
@@ -234,6 +236,11 @@ impl Field {
     /// Objects in it stand at this place.
     pub(super) const fn at(self, place: Place) -> Self {
         Self { takes: Takes::Any(place), ..self }
+    }
+
+    /// It is one object, which stands at this place.
+    pub(super) const fn object(self, place: Place) -> Self {
+        Self { takes: Takes::Object(place), ..self }
     }
 
     /// A form may hold it more than once.

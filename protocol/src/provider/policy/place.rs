@@ -56,6 +56,8 @@ pub enum Place {
     Audio,
     /// A moderation beside the call.
     Moderation,
+    /// What a stream should say beside the answer.
+    StreamOptions,
     /// What a realtime session, or one response in it, should be like.
     Session,
     /// A tool of a realtime session.
@@ -83,14 +85,17 @@ impl Marks {
     pub const ENVIRONMENT: Self = Self(16);
     /// The body's bound on calls of server tools.
     pub const MAX_TOOL_CALLS: Self = Self(32);
+    /// Whether a stream is to state its usage.
+    pub const INCLUDE_USAGE: Self = Self(64);
 
-    const NAMES: [(Self, &'static str); 6] = [
+    const NAMES: [(Self, &'static str); 7] = [
         (Self::TYPE, "type"),
         (Self::ROLE, "role"),
         (Self::MAX_USES, "max_uses"),
         (Self::ENCRYPTED, "encrypted_content"),
         (Self::ENVIRONMENT, "environment"),
         (Self::MAX_TOOL_CALLS, "max_tool_calls"),
+        (Self::INCLUDE_USAGE, "include_usage"),
     ];
 
     /// These and those.
@@ -226,6 +231,7 @@ impl Place {
             (Self::Session, "metadata") | (Self::SessionTool, "parameters") => at(Self::Own),
             (Self::Session, "conversation") => rule(Takes::OneOf(&["auto", "none"]), Marks::NONE),
             (Self::Session, "prompt" | "tracing") => rule(Takes::Nothing(Why::Stored), Marks::NONE),
+            (Self::StreamOptions, "include_usage") => rule(Takes::Stream, Marks::INCLUDE_USAGE),
             (Self::Moderation, "model") => rule(Takes::OneOf(MODERATION_MODELS), Marks::NONE),
             _ => return None,
         })
@@ -252,6 +258,7 @@ impl Place {
             | Self::Format
             | Self::Audio
             | Self::Moderation
+            | Self::StreamOptions
             | Self::Session => &[],
         }
     }
@@ -273,6 +280,7 @@ impl Place {
             | Self::Format
             | Self::Audio
             | Self::Moderation
+            | Self::StreamOptions
             | Self::Session => "object",
         }
     }
@@ -295,6 +303,7 @@ impl Place {
             | Self::Format
             | Self::Audio
             | Self::Moderation
+            | Self::StreamOptions
             | Self::Session
             // A function need not say that it is one.
             | Self::SessionTool => Marks::NONE,

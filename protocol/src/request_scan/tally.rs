@@ -61,26 +61,38 @@ enum Role {
     /// Files, or a list of media.
     Pictures,
     Recording,
+    /// What comes out beside text.
+    Sound,
+    Modalities,
+    Compaction,
+    Cache,
+    StreamOptions,
+    Number(Number),
+    Word(Word),
+}
+
+/// What a number is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Number {
     Output,
     Copies,
     ToolCalls,
+    Previews,
+    Frames,
+}
+
+/// What a word is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
     Tier,
     Speed,
     Region,
     Size,
     Quality,
     Planning,
-    Previews,
-    Frames,
     PictureFormat,
-    /// What comes out beside text.
-    Sound,
-    Modalities,
-    Compaction,
-    Cache,
     StreamFormat,
     TranscriptFormat,
-    StreamOptions,
 }
 
 /// What the value that comes next inside a field is.
@@ -318,30 +330,29 @@ impl Tally {
     }
 
     fn number(&mut self, number: Option<u64>) {
-        let Some(number) = number else { return };
-        match self.role {
+        let (Role::Number(role), Some(number)) = (self.role, number) else { return };
+        match role {
             // Some vendors read 0 as no bound at all.
-            Role::Output => self.demand.output_tokens = Some(number).filter(|number| *number > 0),
-            Role::Copies => self.copies = self.copies.max(number),
-            Role::ToolCalls => self.max_tool_calls = Some(number),
-            Role::Previews => self.image.partial_images = number,
-            Role::Frames => self.frames = Some(number),
-            _ => {}
+            Number::Output => self.demand.output_tokens = Some(number).filter(|number| *number > 0),
+            Number::Copies => self.copies = self.copies.max(number),
+            Number::ToolCalls => self.max_tool_calls = Some(number),
+            Number::Previews => self.image.partial_images = number,
+            Number::Frames => self.frames = Some(number),
         }
     }
 
     fn word(&mut self, word: &str) {
-        match self.role {
-            Role::Tier => self.demand.tier = tier(word),
-            Role::Speed => self.demand.is_fast = word == "fast",
-            Role::Region => self.demand.region = region(word),
-            Role::Size => self.image.size = size(word),
-            Role::Quality => self.image.quality = quality(word),
-            Role::Planning => self.image.plans = true,
-            Role::PictureFormat => self.is_gif = word == "gif",
-            Role::StreamFormat => self.has_statement = word == "sse",
-            Role::TranscriptFormat => self.has_statement = !matches!(word, "text" | "srt" | "vtt"),
-            _ => {}
+        let Role::Word(role) = self.role else { return };
+        match role {
+            Word::Tier => self.demand.tier = tier(word),
+            Word::Speed => self.demand.is_fast = word == "fast",
+            Word::Region => self.demand.region = region(word),
+            Word::Size => self.image.size = size(word),
+            Word::Quality => self.image.quality = quality(word),
+            Word::Planning => self.image.plans = true,
+            Word::PictureFormat => self.is_gif = word == "gif",
+            Word::StreamFormat => self.has_statement = word == "sse",
+            Word::TranscriptFormat => self.has_statement = !matches!(word, "text" | "srt" | "vtt"),
         }
     }
 
@@ -367,7 +378,18 @@ impl Tally {
                 self.demand.audio_in = true;
                 self.demand.is_media = true;
             }
-            _ => self.add_text(0),
+            Role::Unread => {}
+            Role::Text
+            | Role::Prompts
+            | Role::Spoken
+            | Role::Prediction
+            | Role::Sound
+            | Role::Modalities
+            | Role::Compaction
+            | Role::Cache
+            | Role::StreamOptions
+            | Role::Number(_)
+            | Role::Word(_) => self.add_text(0),
         }
     }
 
@@ -376,7 +398,17 @@ impl Tally {
         match self.role {
             Role::Unread => {}
             Role::Pictures | Role::Recording => self.add_media(len),
-            _ => self.demand.text_bytes = self.demand.text_bytes.saturating_add(len),
+            Role::Text
+            | Role::Prompts
+            | Role::Spoken
+            | Role::Prediction
+            | Role::Sound
+            | Role::Modalities
+            | Role::Compaction
+            | Role::Cache
+            | Role::StreamOptions
+            | Role::Number(_)
+            | Role::Word(_) => self.demand.text_bytes = self.demand.text_bytes.saturating_add(len),
         }
     }
 
@@ -426,24 +458,24 @@ fn role(form: Form, name: &str) -> Role {
         (Form::Chat, "prediction") => Role::Prediction,
         (Form::ImageEdits, "image" | "images" | "mask" | "markup") => Role::Pictures,
         (Form::Transcriptions | Form::Translations, "file" | "known_speaker_references") => Role::Recording,
-        (_, "max_tokens" | "max_completion_tokens" | "max_output_tokens") => Role::Output,
-        (_, "n" | "best_of") => Role::Copies,
-        (_, "max_tool_calls") => Role::ToolCalls,
-        (_, "service_tier") => Role::Tier,
-        (Form::Messages, "speed") => Role::Speed,
-        (Form::Messages, "inference_geo") => Role::Region,
+        (_, "max_tokens" | "max_completion_tokens" | "max_output_tokens") => Role::Number(Number::Output),
+        (_, "n" | "best_of") => Role::Number(Number::Copies),
+        (_, "max_tool_calls") => Role::Number(Number::ToolCalls),
+        (_, "service_tier") => Role::Word(Word::Tier),
+        (Form::Messages, "speed") => Role::Word(Word::Speed),
+        (Form::Messages, "inference_geo") => Role::Word(Word::Region),
         (Form::Messages | Form::Responses, "context_management" | "compaction") => Role::Compaction,
-        (Form::Images | Form::ImageEdits, "size") => Role::Size,
-        (Form::Images | Form::ImageEdits, "quality") => Role::Quality,
-        (Form::Images | Form::ImageEdits, "complexity") => Role::Planning,
-        (Form::Images | Form::ImageEdits, "partial_images") => Role::Previews,
-        (Form::Images | Form::ImageEdits, "frame_count") => Role::Frames,
-        (Form::Images | Form::ImageEdits, "output_format") => Role::PictureFormat,
+        (Form::Images | Form::ImageEdits, "size") => Role::Word(Word::Size),
+        (Form::Images | Form::ImageEdits, "quality") => Role::Word(Word::Quality),
+        (Form::Images | Form::ImageEdits, "complexity") => Role::Word(Word::Planning),
+        (Form::Images | Form::ImageEdits, "partial_images") => Role::Number(Number::Previews),
+        (Form::Images | Form::ImageEdits, "frame_count") => Role::Number(Number::Frames),
+        (Form::Images | Form::ImageEdits, "output_format") => Role::Word(Word::PictureFormat),
         (Form::Chat, "audio") => Role::Sound,
         (Form::Chat, "modalities") => Role::Modalities,
         (Form::Chat | Form::Responses, "prompt_cache_options") | (Form::Messages, "cache_control") => Role::Cache,
-        (Form::Speech, "stream_format") => Role::StreamFormat,
-        (Form::Transcriptions, "response_format") => Role::TranscriptFormat,
+        (Form::Speech, "stream_format") => Role::Word(Word::StreamFormat),
+        (Form::Transcriptions, "response_format") => Role::Word(Word::TranscriptFormat),
         (Form::Chat | Form::Completions, "stream_options") => Role::StreamOptions,
         _ => Role::Text,
     }
@@ -457,10 +489,7 @@ fn inner(place: Place, key: &str) -> Inner {
         // Of a block that is sealed it is text.
         "data" if place != Place::Block => Inner::Bytes,
         "source" if place == Place::Block => Inner::Source,
-        "type" => match place {
-            Place::MessageTool | Place::ChatTool | Place::ResponseTool | Place::SessionTool => Inner::Other,
-            _ => Inner::Kind,
-        },
+        "type" if !place.is_tool() => Inner::Kind,
         "ttl" => Inner::CacheTime,
         "cache_control" | "prompt_cache_breakpoint" => Inner::CacheMark,
         "max_uses" if place == Place::MessageTool => Inner::Uses,

@@ -263,6 +263,11 @@ impl Place {
         }
     }
 
+    /// Whether an object here is a tool.
+    pub fn is_tool(self) -> bool {
+        [Self::ChatTool, Self::ResponseTool, Self::MessageTool, Self::SessionTool].contains(&self)
+    }
+
     /// What an object here is called.
     pub const fn name(self) -> &'static str {
         match self {

@@ -60,6 +60,17 @@ async fn give(
         wire.send(&head(&answer, None)).await?;
         return endless(wire, piece_bytes).await;
     }
+    if let Some((piece_bytes, count)) = play.pieces {
+        answer.frame = Frame::Chunked;
+        wire.send(&head(&answer, None)).await?;
+        for number in 0..count {
+            let mut piece = format!("{number:09}").into_bytes();
+            piece.resize(piece_bytes, b'x');
+            wire.send(&chunk(&piece)).await?;
+        }
+        wire.send(&end(&answer, false)).await?;
+        return Ok(After::GoOn);
+    }
     let after = if play.close { After::Close } else { After::GoOn };
     let head = head(&answer, None);
     if let Some(pause) = play.slow {

@@ -87,6 +87,8 @@ pub struct Play {
     pub big: Option<usize>,
     /// Content pieces of so many bytes without an end, as fast as they are taken.
     pub endless: Option<usize>,
+    /// The same, but so many, each beginning with its number.
+    pub pieces: Option<(usize, usize)>,
     /// One byte at a time, with this pause between.
     pub slow: Option<Duration>,
     /// Each piece waits until the test releases it.
@@ -138,6 +140,9 @@ impl Play {
             }
             ("big", [bytes]) => self.big = Some(usize::try_from(*bytes).ok()?),
             ("endless", [bytes]) => self.endless = Some(usize::try_from(*bytes).ok()?),
+            ("pieces", [bytes, count]) => {
+                self.pieces = Some((usize::try_from(*bytes).ok()?, usize::try_from(*count).ok()?));
+            }
             ("slow", []) => self.slow = Some(Duration::from_millis(50)),
             ("slow", [ms]) => self.slow = Some(Duration::from_millis(*ms)),
             ("stall-upload", [ms]) => self.stall_upload = Some(Duration::from_millis(*ms)),

@@ -24,8 +24,8 @@ use tokio::task::JoinSet;
 /// Connections that open and reset, each again and again.
 const RESETTERS: usize = 64;
 
-/// What a hub says that takes no more calls for now.
-const BUSY: &str = "KH-E2010";
+/// What is said when the hub, or the agent, takes no more calls for now.
+const BUSY: [&str; 2] = ["KH-E2010", "KH-E2009"];
 
 /// What became of the storm, and of the calls beside it.
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ async fn storm(scene: &Scene, time: Duration) -> Result<Seen> {
         ensure!(answer.complete(), "a call beside the storm was cut off");
         match (answer.status(), answer.code()) {
             (200, _) => seen.served += 1,
-            (503, Some(code)) if code == BUSY => seen.refused += 1,
+            (503, Some(code)) if BUSY.contains(&code.as_str()) => seen.refused += 1,
             _ => anyhow::bail!("{}", answer.text()),
         }
     }

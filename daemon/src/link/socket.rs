@@ -72,6 +72,8 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Socket<S> {
     pub fn new(io: S, role: Role, early: Bytes) -> Self {
         // The keys need be unforeseeable for nobody inside TLS; a fixed seed would do.
         let seed = getrandom::u64().unwrap_or_default();
+        // A slice would keep the whole buffer of the HTTP library alive, 8 KiB for each link.
+        let early = Bytes::copy_from_slice(&early);
         Self {
             io: Box::new(io),
             role,
@@ -140,6 +142,9 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Socket<S> {
                 let message = self.decoder.decode(&mut rest);
                 let taken = self.early.len() - rest.len();
                 self.early.advance(taken);
+                if self.early.is_empty() {
+                    self.early = Bytes::new();
+                }
                 message
             };
             match message? {
@@ -205,5 +210,32 @@ impl Staged {
             self.written += written;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_keeps_no_buffer_of_the_upgrade_alive() {
+        for early in [0, 5] {
+            let upgrade = Bytes::from(vec![0; 8192]);
+            let socket = Socket::new(tokio::io::empty(), Role::Server, upgrade.slice(..early));
+
+            assert_eq!(socket.early.len(), early);
+            assert!(upgrade.is_unique(), "{early} bytes hold 8192");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_with_the_upgrade_is_read_first_and_let_go() {
+        let early = Bytes::from_static(&[0x82, 3, b'o', b'n', b'e', 0x82, 3, b't', b'w', b'o']);
+        let mut socket = Socket::new(tokio::io::empty(), Role::Client, early);
+
+        assert_eq!(socket.receive().await.unwrap(), "one");
+        assert_eq!(socket.receive().await.unwrap(), "two");
+        assert!(socket.early.is_empty());
+        assert!(matches!(socket.receive().await, Err(SocketError::Closed)));
     }
 }

@@ -32,11 +32,14 @@ use crate::vault::Vault;
 use crate::vault::identity::Identity;
 use crate::vault::running::SharedVault;
 
-/// How often `status.json` is written.
-const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often `status.json` is written at the most, and while calls are under way.
+const STATUS_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it is written at the least, so that a reader knows a living agent's.
+const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
 /// How often connections to vendors are looked at that nobody uses.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Serves the hub's calls until `tasks` drain.
 ///
@@ -104,6 +107,11 @@ async fn sweep(relay: Arc<Relay>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
+            () = relay.has_idle_connections() => {}
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
             () = tokio::time::sleep(SWEEP_INTERVAL) => relay.sweep(),
         }
     }
@@ -121,17 +129,31 @@ struct Reporter {
 
 async fn report(reporter: Reporter, tasks: Tasks) {
     let stopping = tasks.stopping();
+    let mut offers_changed = reporter.offers.changed();
     let mut failed = false;
     loop {
-        let written = reporter.file.write(&reporter.status());
+        offers_changed.mark_unchanged();
+        let status = reporter.status();
+        let written = reporter.file.write(&status);
         if let (Err(error), false) = (&written, failed) {
             warn!("status.json cannot be written: {error}");
         }
         failed = written.is_err();
+        let something_new = async {
+            tokio::time::sleep(STATUS_PAUSE).await;
+            if failed || !status.is_at_rest() {
+                return;
+            }
+            tokio::select! {
+                () = reporter.view.changed() => {}
+                _ = offers_changed.changed() => {}
+                () = tokio::time::sleep(STATUS_INTERVAL_MAX - STATUS_PAUSE) => {}
+            }
+        };
         tokio::select! {
             biased;
             () = stopping.cancelled() => break,
-            () = tokio::time::sleep(STATUS_INTERVAL) => {}
+            () = something_new => {}
         }
     }
     if let Err(error) = reporter.file.remove() {

@@ -20,8 +20,8 @@ use serde::Serialize;
 /// The version of the format.
 pub const SCHEMA: &str = "keyhaven/agent-status-file/v1";
 
-/// How old a status may be before it is called stale: it is written each second.
-pub const STALE_AFTER_MS: u64 = 10_000;
+/// How old a status may be before it is called stale: three times as old as it usually becomes.
+pub const STALE_AFTER_MS: u64 = 90_000;
 
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -213,7 +213,19 @@ impl StatusFile {
     }
 }
 
+impl CallTotals {
+    /// Calls that have not ended.
+    pub const fn under_way(&self) -> u64 {
+        self.opened.saturating_sub(self.served).saturating_sub(self.aborted).saturating_sub(self.refused)
+    }
+}
+
 impl Status {
+    /// Whether nothing in it changes unless something happens: no call is under way.
+    pub const fn is_at_rest(&self) -> bool {
+        self.link.streams == 0 && self.calls.under_way() == 0
+    }
+
     /// Whether the process that wrote this is still there. A process id that
     /// was given to another program since is unmasked by the age of the file.
     pub fn is_alive(&self, now_unix_ms: u64) -> bool {

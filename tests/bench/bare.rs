@@ -65,6 +65,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::TlsConnector;
 
@@ -140,7 +141,11 @@ pub(crate) async fn serve_hub(tasks: Tasks) -> Result<()> {
         let socket = Socket::new(stream, Role::Server, Bytes::new());
         let handle = LinkHandle::new(Side::Hub, Limits::default());
         *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
-        link::run(socket, &handle, NoEvents).await;
+        // A task as in the daemons. Here, on the thread that runs `main`, it would share no
+        // queue with those who wait for it, and every hand-over would wake a thread.
+        tasks.spawn("link", async move {
+            link::run(socket, &handle, NoEvents).await;
+        });
     }
 }
 
@@ -218,8 +223,14 @@ pub(crate) async fn serve_agent(end: AgentEnd, tasks: Tasks) -> Result<()> {
     connector.set_nodelay(true);
     let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1024).build(connector);
     let handle = LinkHandle::new(Side::Agent, Limits::default());
-    let calls = Calls { client, upstream: end.upstream, tasks };
-    Err(link::run(socket, &handle, calls).await.into())
+    let calls = Calls { client, upstream: end.upstream, tasks: tasks.clone() };
+    let (sender, ended) = oneshot::channel();
+    tasks.spawn("link", async move {
+        let end = link::run(socket, &handle, calls).await;
+        // Whoever starts this process ends it; then nobody asks any more.
+        let _ = sender.send(end);
+    });
+    Err(ended.await?.into())
 }
 
 struct NoEvents;

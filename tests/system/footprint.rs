@@ -81,7 +81,7 @@ pub(crate) fn print(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-fn own_bytes(pid: u32) -> Result<u64> {
+pub(crate) fn own_bytes(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;

@@ -18,6 +18,7 @@ mod faults;
 mod footprint;
 mod gigabyte;
 mod handover;
+mod idle;
 mod kit;
 mod rapid_reset;
 mod readme;

@@ -34,6 +34,7 @@ use keyhaven_protocol::link::Counters;
 use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Side;
+use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::info;
@@ -91,6 +92,7 @@ pub struct Linker {
 #[derive(Clone)]
 pub struct LinkView {
     shared: Arc<Mutex<View>>,
+    changed: Arc<Notify>,
 }
 
 struct View {
@@ -103,7 +105,7 @@ struct View {
 impl Default for LinkView {
     fn default() -> Self {
         let view = View { state: LinkState::Connecting, since_unix_ms: unix_ms_now(), last_error: None, handle: None };
-        Self { shared: Arc::new(Mutex::new(view)) }
+        Self { shared: Arc::new(Mutex::new(view)), changed: Arc::default() }
     }
 }
 
@@ -122,6 +124,16 @@ impl LinkView {
         }
     }
 
+    /// Waits until something happened since this returned last: the link came or went, a frame
+    /// of the link itself came, a call began. What calls do later is not told.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn tell_change(&self) {
+        self.changed.notify_one();
+    }
+
     fn set(&self, state: LinkState, error: Option<ErrorCode>, handle: Option<LinkHandle>) {
         let mut view = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if view.state != state {
@@ -133,6 +145,8 @@ impl LinkView {
             LinkState::Connecting | LinkState::Draining => error.or(view.last_error),
         };
         view.handle = handle;
+        drop(view);
+        self.tell_change();
     }
 }
 
@@ -350,12 +364,15 @@ struct Events {
 
 impl LinkEvents for Events {
     fn opened(&mut self, stream: LinkStream, open: Bytes) {
+        self.linker.view.tell_change();
         let relay = self.linker.relay.clone();
         // Its state is kilobytes, which spawning would copy several times.
         self.linker.tasks.spawn("call", Box::pin(relay.serve(stream, open)));
     }
 
     fn control(&mut self, frame: &Frame) -> Result<(), LinkFault> {
+        // Answers to pings above all: a round trip was measured.
+        self.linker.view.tell_change();
         if frame.kind != FrameKind::Prices.number() {
             return Ok(());
         }

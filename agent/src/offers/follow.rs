@@ -20,10 +20,8 @@ use crate::provider::ListError;
 use crate::provider::VendorClient;
 use crate::provider::list_models;
 use crate::vault::key::KeyInfo;
+use crate::vault::lookout::Lookout;
 use crate::vault::running::SharedVault;
-
-/// How often the vault's file is looked at.
-const VAULT_POLL: Duration = Duration::from_secs(1);
 
 /// Vendors asked at once.
 const ASKED_MAX: usize = 8;
@@ -40,16 +38,19 @@ impl Offers {
 }
 
 async fn follow_vault(offers: Offers, vault: SharedVault, stop: CancellationToken) {
+    let path = vault.read().path();
     loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(VAULT_POLL) => {}
-        }
+        // Before the look, so that nothing that changes behind it is missed.
+        let lookout = Lookout::begin(&path);
         match vault.reload_if_changed() {
             Ok(true) => offers.take_over(vault.read().keys()),
             Ok(false) => {}
             Err(error) => warn!("the vault's new file is not taken over: {error}"),
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = lookout.wait() => {}
         }
     }
 }

@@ -14,6 +14,7 @@ use http::Request;
 use http::Response;
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::connection::BodyError;
@@ -46,6 +47,8 @@ where
 {
     connector: Connector,
     idle: Mutex<Kept<B>>,
+    /// A connection was kept.
+    kept: Notify,
 }
 
 /// What is kept, by host; the last one of each was used last.
@@ -66,7 +69,7 @@ where
 {
     /// A client without connections.
     pub fn new(egress: &Egress, connect_timeout: Duration) -> Self {
-        Self { connector: Connector::new(egress, connect_timeout), idle: Mutex::default() }
+        Self { connector: Connector::new(egress, connect_timeout), idle: Mutex::default(), kept: Notify::new() }
     }
 
     /// Sends a request and waits for the head of its answer. Dropping the future, or the
@@ -106,6 +109,15 @@ where
             None => {
                 idle.insert(connection.host().into(), vec![Idle { connection, since }]);
             }
+        }
+        drop(idle);
+        self.kept.notify_one();
+    }
+
+    /// Waits until connections are kept.
+    pub async fn has_idle(&self) {
+        while self.lock().is_empty() {
+            self.kept.notified().await;
         }
     }
 

@@ -79,6 +79,11 @@ impl Relay {
         Arc::new(Self { vault, client, calls, offers, stopping, room, opened, served, aborted, refused })
     }
 
+    /// Waits until vendors' connections are kept that nobody uses.
+    pub async fn has_idle_connections(&self) {
+        self.client.has_idle().await;
+    }
+
     /// Closes the vendors' connections that nobody needs.
     pub fn sweep(&self) {
         self.client.sweep();

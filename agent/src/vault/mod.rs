@@ -8,6 +8,7 @@ pub mod error;
 pub mod host;
 pub mod identity;
 pub mod key;
+pub mod lookout;
 pub mod running;
 mod seal;
 pub mod unlock;
@@ -247,6 +248,11 @@ impl Vault {
         let record = self.document.identity.as_ref().ok_or(VaultError::NotJoined)?;
         let plain = self.document.open_signing_key(record, &self.data_key).ok_or_else(|| edited(&self.dir))?;
         SigningKey::try_from(plain.as_slice()).map_err(|_| edited(&self.dir))
+    }
+
+    /// Where its file is.
+    pub fn path(&self) -> PathBuf {
+        file_path(&self.dir)
     }
 
     /// Takes over what another process wrote, such as `key add` beside a

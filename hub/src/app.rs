@@ -41,6 +41,8 @@ use crate::listening::Listening;
 use crate::listening::file_path;
 use crate::pricing::board::Prices;
 use crate::registry::Registry;
+use crate::settlement::Books;
+use crate::settlement::Others;
 use crate::status;
 use crate::status::About;
 use crate::user_gateway::CallSummary;
@@ -71,6 +73,8 @@ pub struct Hub {
     pub roster: Roster,
     /// The prices in force, zones and tiers.
     pub prices: Prices,
+    /// What calls cost.
+    pub books: Books,
     calls: broadcast::Sender<CallSummary>,
     users: Arc<UserGateway>,
     lock: DirLock,
@@ -95,6 +99,7 @@ impl Hub {
     ) -> anyhow::Result<(Self, Belongings)> {
         config.check()?;
         let dir = config.data_dir();
+        let others = if runs.is_some() { Others::MayLive } else { Others::None };
         let (mut lock, [consumer, tunnel, admin], predecessor) = match runs {
             Some((taken, predecessor)) => {
                 (taken.lock, [Some(taken.consumer), Some(taken.tunnel), Some(taken.admin)], Some(predecessor))
@@ -106,6 +111,7 @@ impl Hub {
         let key = registry.keys.signing_key().verifying_key();
         let prices =
             Prices::start(registry.store.clone(), key, directory.changed(), tasks).await.map_err(Failure::from)?;
+        let books = Books::start(registry.store.clone(), others, tasks).await.map_err(Failure::from)?;
         let tls = consumer_tls(&config)?;
         let consumer_listener = listen_on(config.consumer.listen, consumer)?;
         let tunnel_listener = listen_on(config.tunnel.listen, tunnel)?;
@@ -160,11 +166,23 @@ impl Hub {
             roster: roster.clone(),
             users: users.clone(),
         };
-        let hub = Self { consumer, tunnel, admin, registry, roster: roster.clone(), prices, calls, users, lock };
+        let hub = Self {
+            consumer,
+            tunnel,
+            admin,
+            registry,
+            roster: roster.clone(),
+            prices,
+            books: books.clone(),
+            calls,
+            users,
+            lock,
+        };
         let routes = status::routes(about);
         let admin_tasks = tasks.clone();
         let ready = move || {
-            if roster.is_empty() { Readiness::not_ready("no agent is linked") } else { Readiness::ready() }
+            let ready = if roster.is_empty() { Readiness::not_ready("no agent is linked") } else { Readiness::ready() };
+            books.trouble().into_iter().fold(ready, Readiness::and)
         };
         tasks.spawn_until_stop("admin", async move {
             let metrics = Metrics::new(metrics).with(move || agents.metrics());

@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_daemon::tasks::Tasks;
+use keyhaven_protocol::id::AccountId;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::ApiKeyId;
+use keyhaven_protocol::price::Zone;
 use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -26,8 +28,10 @@ use tracing::info;
 use tracing::warn;
 
 use crate::api_key;
+use crate::key_policy::Payer;
 use crate::store::Store;
 use crate::store::StoreError;
+use crate::store::accounts::Account;
 use crate::store::agents::Agent;
 
 /// How often the database is asked for its revision.
@@ -68,7 +72,7 @@ struct Snapshot {
 }
 
 struct KnownKey {
-    id: ApiKeyId,
+    payer: Arc<Payer>,
     revoked: bool,
     /// When it was last used; 0 is never since the last writing. Every snapshot
     /// has the same one, so that no use is lost when a new snapshot comes.
@@ -102,9 +106,10 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Whose key this is, if it is good. A key made a moment ago is good at
-    /// once: an unknown one is looked for in the database first.
-    pub async fn authenticate(&self, key: &str) -> Option<ApiKeyId> {
+    /// Who pays for calls of this key, if it is good. A key made a moment ago is
+    /// good at once: an unknown one is looked for in the database first. What the
+    /// key may do is the payer's to say.
+    pub async fn authenticate(&self, key: &str) -> Option<Arc<Payer>> {
         let hash = api_key::hash_of_presented(key)?;
         let known = match self.key(&hash) {
             Some(known) => known,
@@ -117,7 +122,7 @@ impl Directory {
             return None;
         }
         known.used_unix_ms.store(unix_ms_now(), Ordering::Relaxed);
-        Some(known.id)
+        Some(known.payer.clone())
     }
 
     /// One agent, as of the last change. Its `last_seen_unix_ms` may be older.
@@ -222,7 +227,8 @@ impl Directory {
         if taken.is_empty() {
             return Ok(());
         }
-        let uses: Vec<(ApiKeyId, u64)> = taken.iter().map(|(key, used_unix_ms)| (key.id, *used_unix_ms)).collect();
+        let uses: Vec<(ApiKeyId, u64)> =
+            taken.iter().map(|(key, used_unix_ms)| (key.payer.key, *used_unix_ms)).collect();
         let written = store.api_keys_used(&uses).await;
         if written.is_err() {
             for (key, used_unix_ms) in taken {
@@ -273,9 +279,19 @@ impl Trouble {
 async fn read(store: &Store, old: &Snapshot) -> Result<Snapshot, StoreError> {
     let revision = store.revision().await?;
     let mut snapshot = Snapshot { revision, ..Snapshot::default() };
+    let accounts: HashMap<AccountId, Account> =
+        store.accounts().await?.into_iter().map(|account| (account.id, account)).collect();
     for row in store.api_keys().await? {
         let used_unix_ms = old.keys.get(&row.key_hash).map(|key| key.used_unix_ms.clone()).unwrap_or_default();
-        let known = KnownKey { id: row.id, revoked: row.revoked_unix_ms.is_some(), used_unix_ms };
+        let account = accounts.get(&row.account);
+        let payer = Payer {
+            account: row.account,
+            key: row.id,
+            zone: account.map_or(Zone::Standard, |account| account.zone),
+            is_blocked: account.is_none_or(|account| account.blocked_unix_ms.is_some()),
+            policy: row.policy,
+        };
+        let known = KnownKey { payer: Arc::new(payer), revoked: row.revoked_unix_ms.is_some(), used_unix_ms };
         snapshot.keys.insert(row.key_hash, Arc::new(known));
     }
     for agent in store.agents().await? {
@@ -293,7 +309,9 @@ mod tests {
 
     use super::*;
     use crate::api_key::NewApiKey;
+    use crate::key_policy::KeyPolicy;
     use crate::store::FILE_NAME;
+    use crate::store::accounts::DEFAULT_ACCOUNT;
     use crate::store::agents::AgentState;
     use crate::store::api_keys::ApiKey;
     use crate::store::join_tokens::NewToken;
@@ -303,13 +321,13 @@ mod tests {
         let (_dir, store, tasks, directory) = directory().await;
         let key = add_key(&store, 1).await;
 
-        assert_eq!(directory.authenticate(key.reveal()).await, Some(ApiKeyId([1; 16])));
+        assert_eq!(directory.authenticate(key.reveal()).await.unwrap().key, ApiKeyId([1; 16]));
 
         let mut changed = directory.changed();
         changed.mark_unchanged();
         store.revoke_api_key(ApiKeyId([1; 16]), 5).await.unwrap();
         changed.changed().await.unwrap();
-        assert_eq!(directory.authenticate(key.reveal()).await, None);
+        assert!(directory.authenticate(key.reveal()).await.is_none());
         tasks.shut_down(Duration::ZERO).await;
     }
 
@@ -355,7 +373,7 @@ mod tests {
         tasks.shut_down(Duration::ZERO).await;
         let begun = Instant::now();
 
-        assert_eq!(directory.authenticate("sk-of-a-vendor").await, None);
+        assert!(directory.authenticate("sk-of-a-vendor").await.is_none());
 
         assert!(begun.elapsed() < REFRESH_TIME_MAX);
     }
@@ -380,7 +398,7 @@ mod tests {
         directory.authenticate(key.reveal()).await.unwrap();
         let known = directory.key(&key.hash()).unwrap();
         let used_unix_ms = known.used_unix_ms.load(Ordering::Relaxed);
-        let other = directory.snapshot().keys.values().find(|key| key.id == ApiKeyId([2; 16])).unwrap().clone();
+        let other = directory.snapshot().keys.values().find(|key| key.payer.key == ApiKeyId([2; 16])).unwrap().clone();
         // No database takes such a time.
         other.used_unix_ms.store(u64::MAX, Ordering::Relaxed);
 
@@ -441,7 +459,7 @@ mod tests {
         let in_time = tokio::time::timeout(Duration::from_secs(2), seen).await.is_ok();
 
         assert!(in_time, "{:?}", begun.elapsed());
-        assert_eq!(directory.authenticate(revoked.reveal()).await, None);
+        assert!(directory.authenticate(revoked.reveal()).await.is_none());
         other.execute("ROLLBACK").await.unwrap();
         tasks.shut_down(Duration::ZERO).await;
     }
@@ -482,6 +500,8 @@ mod tests {
         let row = ApiKey {
             id: ApiKeyId([n; 16]),
             name: "web".to_owned(),
+            account: DEFAULT_ACCOUNT,
+            policy: KeyPolicy::default(),
             key_hash: key.hash(),
             masked: key.masked(),
             created_unix_ms: 1,

@@ -8,18 +8,23 @@ use std::time::Duration;
 
 use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::id::AccountId;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::ApiKeyId;
 use keyhaven_protocol::id::FleetId;
 use keyhaven_protocol::id::TokenId;
 use keyhaven_protocol::join_token::JoinToken;
+use keyhaven_protocol::price::Zone;
 use uuid::Uuid;
 
 use crate::api_key::NewApiKey;
+use crate::key_policy::KeyPolicy;
 use crate::keys::HubKeys;
 use crate::keys::KeysError;
 use crate::store::Store;
 use crate::store::StoreError;
+use crate::store::accounts::Account;
+use crate::store::accounts::DEFAULT_ACCOUNT;
 use crate::store::agents::Agent;
 use crate::store::agents::AgentState;
 use crate::store::api_keys::ApiKey;
@@ -70,6 +75,12 @@ pub enum RegistryError {
         /// The name.
         name: String,
     },
+    /// Another account has the name.
+    #[error("an account named {name:?} exists")]
+    AccountTaken {
+        /// The name.
+        name: String,
+    },
     /// Not an address that agents can dial.
     #[error("{address:?} is not host:port")]
     Address {
@@ -97,6 +108,7 @@ impl RegistryError {
             Self::Keys(error) => error.fix(),
             Self::OtherFleet { .. } => Some("put database and keys of the same hub together"),
             Self::NameTaken { .. } => Some("choose another name, or give --again"),
+            Self::AccountTaken { .. } => Some("choose another name"),
             Self::Revoked { .. } => Some("invite a new agent instead"),
             Self::Store(_) | Self::Name { .. } | Self::Address { .. } | Self::Ttl | Self::NoRandom => None,
         }
@@ -112,6 +124,7 @@ impl From<RegistryError> for Failure {
             RegistryError::OtherFleet { .. } => ErrorCode::DataDirUnusable,
             RegistryError::Name { .. }
             | RegistryError::NameTaken { .. }
+            | RegistryError::AccountTaken { .. }
             | RegistryError::Address { .. }
             | RegistryError::Ttl => ErrorCode::UsageInvalid,
             RegistryError::Revoked { .. } => ErrorCode::AgentRevoked,
@@ -204,15 +217,31 @@ impl Registry {
         Ok(Invitation { agent: agent.id, name: agent.name.clone(), token })
     }
 
-    /// Makes an API key for a consumer.
+    /// Makes an API key of the default account, with nothing forbidden to it.
     ///
     /// # Errors
     /// [`RegistryError::Name`] and the database's.
     pub async fn create_api_key(&self, name: &str, now_unix_ms: u64) -> Result<(ApiKey, NewApiKey), RegistryError> {
+        self.create_api_key_for(DEFAULT_ACCOUNT, KeyPolicy::default(), name, now_unix_ms).await
+    }
+
+    /// Makes an API key of an account that exists.
+    ///
+    /// # Errors
+    /// [`RegistryError::Name`] and the database's.
+    pub async fn create_api_key_for(
+        &self,
+        account: AccountId,
+        policy: KeyPolicy,
+        name: &str,
+        now_unix_ms: u64,
+    ) -> Result<(ApiKey, NewApiKey), RegistryError> {
         let key = NewApiKey::generate().map_err(|_| RegistryError::NoRandom)?;
         let row = ApiKey {
             id: ApiKeyId(Uuid::now_v7().into_bytes()),
             name: checked_name(name, ApiKeyId::PREFIX)?,
+            account,
+            policy,
             key_hash: key.hash(),
             masked: key.masked(),
             created_unix_ms: now_unix_ms,
@@ -221,6 +250,25 @@ impl Registry {
         };
         self.store.insert_api_key(&row).await?;
         Ok((row, key))
+    }
+
+    /// Makes an account for a consumer.
+    ///
+    /// # Errors
+    /// [`RegistryError::Name`], [`RegistryError::AccountTaken`] and the database's.
+    pub async fn create_account(&self, name: &str, zone: Zone, now_unix_ms: u64) -> Result<Account, RegistryError> {
+        let account = Account {
+            id: AccountId(Uuid::now_v7().into_bytes()),
+            name: checked_name(name, AccountId::PREFIX)?,
+            zone,
+            created_unix_ms: now_unix_ms,
+            blocked_unix_ms: None,
+        };
+        match self.store.insert_account(&account).await {
+            Ok(()) => Ok(account),
+            Err(StoreError::Exists) => Err(RegistryError::AccountTaken { name: account.name }),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn new_token(

@@ -186,6 +186,39 @@ error_codes! {
     UpgradeExpected = 2024, Usage, false,
         "this endpoint is a WebSocket, and the request is not a valid handshake",
         "connect with a WebSocket client; behind a proxy, let it pass `connection: upgrade` on";
+    BalanceTooLow = 2040, Policy, false,
+        "the account's balance does not cover what this call may cost at most",
+        "add money to the account, or ask for less: a lower output limit holds less money until the call has ended";
+    BudgetDaySpent = 2041, Policy, false,
+        "the key's budget for this day does not cover what this call may cost at most",
+        "wait for the next day (UTC), ask for less, or ask the operator for a higher budget";
+    BudgetMonthSpent = 2042, Policy, false,
+        "the key's budget for this month does not cover what this call may cost at most",
+        "wait for the next month (UTC), ask for less, or ask the operator for a higher budget";
+    BudgetTotalSpent = 2043, Policy, false,
+        "the key's total budget does not cover what this call may cost at most",
+        "ask for less, or ask the operator for a higher budget";
+    AccountBlocked = 2044, Policy, false,
+        "the account is blocked",
+        "ask the operator";
+    ApiKeyExpired = 2045, Auth, false,
+        "the API key has expired",
+        "ask the operator for a new one";
+    AddressNotAllowed = 2046, Policy, false,
+        "the API key may not be used from this address",
+        "call from an address that the key allows, or ask the operator";
+    ModelNotAllowed = 2047, Policy, false,
+        "the API key may not use this model",
+        "use a model that the key allows, or ask the operator";
+    BooksUnavailable = 2048, Failure, true,
+        "the hub cannot write down what calls cost, and sells none for now",
+        "try again after the time in `retry-after`; the operator finds the cause in the hub's log";
+    CallUnknown = 2049, Usage, false,
+        "no call of this account has that id",
+        "use the id in the answer's `keyhaven-call-id` header, with a key of the same account";
+    CallUnfinished = 2050, Usage, true,
+        "the call is still under way, or was not metered yet",
+        "ask again after the time in `retry-after`";
 
     // 30xx: configuration.
     ConfigUnreadable = 3001, Config, false,
@@ -258,6 +291,12 @@ error_codes! {
     DrainUnfinished = 5012, Failure, true,
         "the agent still has calls under way",
         "ask again with a longer --wait; it is given no new calls meanwhile";
+    AccountNotFound = 5013, Usage, false,
+        "there is no such account",
+        "`keyhaven-hub account list` prints the ids and names";
+    DepositDiffers = 5014, Usage, false,
+        "another deposit has this reference",
+        "give each payment a reference of its own; `keyhaven-hub account show NAME` lists them";
     Internal = 5999, Failure, true,
         "something happened that should not",
         "report it with the log of that moment";

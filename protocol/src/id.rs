@@ -98,6 +98,11 @@ id!(
     "ak_"
 );
 id!(
+    /// One account of a consumer at the hub: whose money its keys spend.
+    AccountId,
+    "ac_"
+);
+id!(
     /// One vendor key in an agent's vault. Its owner knows it by this id; the hub sees it in offers.
     VendorKeyId,
     "vk_"

@@ -17,6 +17,7 @@ pub mod pin;
 pub mod price;
 pub mod provider;
 pub mod request_scan;
+pub mod settle;
 pub mod usage;
 pub mod version;
 pub mod websocket;

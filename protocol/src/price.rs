@@ -137,7 +137,7 @@ pub enum BillError {
 }
 
 /// One line of a bill.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// Of what.
     pub meter: Meter,

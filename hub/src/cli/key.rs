@@ -171,13 +171,17 @@ fn listed(keys: &[KeyView<'_>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key_policy::KeyPolicy;
     use crate::keys::HubKeys;
+    use crate::store::accounts::DEFAULT_ACCOUNT;
 
     #[test]
     fn a_listed_key_is_masked_in_json_and_on_the_screen() {
         let key = ApiKey {
             id: ApiKeyId([1; 16]),
             name: "web".to_owned(),
+            account: DEFAULT_ACCOUNT,
+            policy: KeyPolicy::default(),
             key_hash: [7; 32],
             masked: "kh_sk_abcd...wxyz".to_owned(),
             created_unix_ms: 1_795_168_800_000,

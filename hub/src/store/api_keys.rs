@@ -2,8 +2,13 @@
 //!
 //! Invariant: nothing in the database lets a reader make a call.
 
+use std::str::FromStr;
+
+use keyhaven_protocol::id::AccountId;
 use keyhaven_protocol::id::ApiKeyId;
+use keyhaven_protocol::money::NanoUsd;
 use sqlx::Row;
+use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use super::Store;
@@ -12,6 +17,8 @@ use super::bytes;
 use super::maybe_number;
 use super::number;
 use super::time;
+use crate::key_policy::Budgets;
+use crate::key_policy::KeyPolicy;
 
 /// A key as it is in the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +27,10 @@ pub struct ApiKey {
     pub id: ApiKeyId,
     /// What the operator calls it; need not be unique.
     pub name: String,
+    /// Whose money it spends.
+    pub account: AccountId,
+    /// What it may do.
+    pub policy: KeyPolicy,
     /// SHA-256 of the whole key.
     pub key_hash: [u8; 32],
     /// Its first and last characters, for people to tell keys apart.
@@ -39,16 +50,18 @@ impl Store {
     /// [`StoreError::Query`] or [`StoreError::Exists`].
     pub async fn insert_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {
         let mut change = self.change().await?;
-        let statement = "INSERT INTO api_keys (id, name, key_hash, masked, created_unix_ms) \
-                         VALUES (?, ?, ?, ?, ?)";
+        let statement = "INSERT INTO api_keys (id, name, key_hash, masked, created_unix_ms, account_id) \
+                         VALUES (?, ?, ?, ?, ?, ?)";
         sqlx::query(statement)
             .bind(&key.id.0[..])
             .bind(&key.name)
             .bind(&key.key_hash[..])
             .bind(&key.masked)
             .bind(time(key.created_unix_ms)?)
+            .bind(&key.account.0[..])
             .execute(&mut *change)
             .await?;
+        write_policy(&mut change, key.id, &key.policy).await?;
         change.commit().await?;
         Ok(())
     }
@@ -58,10 +71,23 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`] or [`StoreError::Damaged`].
     pub async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
-        let statement = "SELECT id, name, key_hash, masked, created_unix_ms, revoked_unix_ms, \
-                         last_used_unix_ms FROM api_keys ORDER BY created_unix_ms, id";
+        let statement = "SELECT id, name, key_hash, masked, created_unix_ms, revoked_unix_ms, last_used_unix_ms, \
+                         account_id, mode, budget_day_nano_usd, budget_month_nano_usd, budget_total_nano_usd, \
+                         models, networks, expires_unix_ms FROM api_keys ORDER BY created_unix_ms, id";
         let rows = sqlx::query(statement).fetch_all(&self.pool).await?;
         rows.iter().map(api_key_of).collect()
+    }
+
+    /// Allows a key this from now on, and nothing that was allowed before. False: there is no
+    /// such key.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] or [`StoreError::TimeOutOfRange`].
+    pub async fn set_key_policy(&self, id: ApiKeyId, policy: &KeyPolicy) -> Result<bool, StoreError> {
+        let mut change = self.change().await?;
+        let is_there = write_policy(&mut change, id, policy).await?;
+        change.commit().await?;
+        Ok(is_there)
     }
 
     /// Revokes a key for good. False: there is none, or it was revoked already.
@@ -93,10 +119,30 @@ impl Store {
     }
 }
 
+async fn write_policy(change: &mut SqliteConnection, id: ApiKeyId, policy: &KeyPolicy) -> Result<bool, StoreError> {
+    let statement = "UPDATE api_keys SET mode = ?, budget_day_nano_usd = ?, budget_month_nano_usd = ?, \
+                     budget_total_nano_usd = ?, models = ?, networks = ?, expires_unix_ms = ? WHERE id = ?";
+    let networks: Vec<String> = policy.networks.iter().map(ToString::to_string).collect();
+    let done = sqlx::query(statement)
+        .bind(policy.mode.name())
+        .bind(policy.budgets.day.map(|amount| amount.0))
+        .bind(policy.budgets.month.map(|amount| amount.0))
+        .bind(policy.budgets.total.map(|amount| amount.0))
+        .bind(policy.models.join("\n"))
+        .bind(networks.join("\n"))
+        .bind(policy.expires_unix_ms.map(time).transpose()?)
+        .bind(&id.0[..])
+        .execute(change)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 fn api_key_of(row: &SqliteRow) -> Result<ApiKey, StoreError> {
     Ok(ApiKey {
         id: ApiKeyId(bytes(row, "id")?),
         name: row.try_get("name")?,
+        account: AccountId(bytes(row, "account_id")?),
+        policy: policy_of(row)?,
         key_hash: bytes(row, "key_hash")?,
         masked: row.try_get("masked")?,
         created_unix_ms: number(row, "created_unix_ms")?,
@@ -105,9 +151,57 @@ fn api_key_of(row: &SqliteRow) -> Result<ApiKey, StoreError> {
     })
 }
 
+fn policy_of(row: &SqliteRow) -> Result<KeyPolicy, StoreError> {
+    let amount = |column| row.try_get::<Option<i64>, _>(column).map(|amount| amount.map(NanoUsd));
+    Ok(KeyPolicy {
+        mode: parsed(row.try_get("mode")?, "mode")?,
+        budgets: Budgets {
+            day: amount("budget_day_nano_usd")?,
+            month: amount("budget_month_nano_usd")?,
+            total: amount("budget_total_nano_usd")?,
+        },
+        models: lines(row.try_get("models")?).map(str::to_owned).collect(),
+        networks: lines(row.try_get("networks")?).map(|line| parsed(line, "networks")).collect::<Result<_, _>>()?,
+        expires_unix_ms: maybe_number(row, "expires_unix_ms")?,
+    })
+}
+
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n').filter(|line| !line.is_empty())
+}
+
+fn parsed<T: FromStr>(text: &str, column: &'static str) -> Result<T, StoreError> {
+    text.parse().map_err(|_| StoreError::Damaged { column })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key_policy::Mode;
+    use crate::store::accounts::DEFAULT_ACCOUNT;
+
+    #[tokio::test]
+    async fn what_a_key_may_do_is_kept_and_replaced_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let policy = KeyPolicy {
+            mode: Mode::Exact,
+            budgets: Budgets { day: Some(NanoUsd(5)), month: None, total: Some(NanoUsd(7)) },
+            models: vec!["gpt-4o".to_owned(), "claude-*".to_owned()],
+            networks: vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()],
+            expires_unix_ms: Some(9),
+        };
+        let key = ApiKey { policy: policy.clone(), ..key(1) };
+        store.insert_api_key(&key).await.unwrap();
+        assert_eq!(store.api_keys().await.unwrap(), std::slice::from_ref(&key));
+        let before = store.revision().await.unwrap();
+
+        assert!(store.set_key_policy(key.id, &KeyPolicy::default()).await.unwrap());
+        assert!(!store.set_key_policy(ApiKeyId([9; 16]), &policy).await.unwrap());
+
+        assert_eq!(store.api_keys().await.unwrap()[0].policy, KeyPolicy::default());
+        assert!(store.revision().await.unwrap() > before);
+    }
 
     #[tokio::test]
     async fn a_key_is_listed_as_it_was_added_and_revoked_once() {
@@ -172,6 +266,8 @@ mod tests {
         ApiKey {
             id: ApiKeyId([n; 16]),
             name: "web".to_owned(),
+            account: DEFAULT_ACCOUNT,
+            policy: KeyPolicy::default(),
             key_hash: [n; 32],
             masked: "kh_sk_abcd...wxyz".to_owned(),
             created_unix_ms: 1000,

@@ -3,9 +3,13 @@
 //! Invariant: whatever changes an agent, a join token or an API key raises the
 //! revision in the same transaction, so nobody can miss a change by polling it.
 
+pub mod accounts;
 pub mod agents;
 pub mod api_keys;
+pub mod calls;
 pub mod join_tokens;
+pub mod leases;
+pub mod ledger;
 pub mod meta;
 pub mod price_tables;
 pub mod standing;
@@ -21,6 +25,7 @@ use std::time::Instant;
 
 use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::money::NanoUsd;
 use sqlx::Row;
 use sqlx::SqlSafeStr;
 use sqlx::Sqlite;
@@ -74,6 +79,9 @@ pub enum StoreError {
         /// Where.
         column: &'static str,
     },
+    /// Another process has ended this one's part of the books.
+    #[error("this process was taken for dead, and its budgets were given back")]
+    Fenced,
     /// A time beyond what the database holds.
     #[error("a time is out of range")]
     TimeOutOfRange,
@@ -95,6 +103,7 @@ impl From<StoreError> for Failure {
             | StoreError::Migrate(_)
             | StoreError::Query(_)
             | StoreError::Damaged { .. }
+            | StoreError::Fenced
             | StoreError::TimeOutOfRange => ErrorCode::StoreFailed,
         };
         Self::new(code, error.to_string())
@@ -169,6 +178,7 @@ fn migrator() -> Migrator {
     let migrations = [
         ("registry", include_str!("../../../migrations/sqlite/0001_registry.sql")),
         ("prices", include_str!("../../../migrations/sqlite/0002_prices.sql")),
+        ("books", include_str!("../../../migrations/sqlite/0003_books.sql")),
         ("zones_tiers", include_str!("../../../migrations/sqlite/0004_zones_tiers.sql")),
     ];
     let numbered = (1..).zip(migrations).map(|(number, (name, statements))| {
@@ -216,6 +226,10 @@ fn time(unix_ms: u64) -> Result<i64, StoreError> {
 fn number(row: &SqliteRow, column: &'static str) -> Result<u64, StoreError> {
     let value: i64 = row.try_get(column)?;
     u64::try_from(value).map_err(|_| StoreError::Damaged { column })
+}
+
+fn amount(row: &SqliteRow, column: &'static str) -> Result<NanoUsd, StoreError> {
+    Ok(NanoUsd(row.try_get(column)?))
 }
 
 fn maybe_number(row: &SqliteRow, column: &'static str) -> Result<Option<u64>, StoreError> {

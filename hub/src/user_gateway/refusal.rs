@@ -13,7 +13,7 @@ use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::provider::native_error::ErrorShape;
 use keyhaven_protocol::provider::native_error::native_error;
 use keyhaven_protocol::provider::native_error::native_error_headers;
-use keyhaven_protocol::provider::native_error::status_of;
+use keyhaven_protocol::provider::native_error::status_in;
 use keyhaven_protocol::provider::route::RouteError;
 use keyhaven_protocol::request_scan::ScanError;
 
@@ -42,8 +42,10 @@ impl Refusal {
     }
 
     pub(super) fn with_message(shape: ErrorShape, code: ErrorCode, message: String) -> Self {
-        let status = status_of(code);
-        let come_back = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let status = status_in(shape, code);
+        let told = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        // A 429 that says that money is short gets no better by waiting.
+        let come_back = told && code.retryable();
         let retry_after = Some(RETRY_AFTER_DEFAULT).filter(|_| come_back);
         Self { shape, code, status, message, retry_after, allow: None, close: false }
     }

@@ -58,6 +58,18 @@ const STATUSES: &[(ErrorCode, StatusCode)] = &[
     (ErrorCode::FieldRefused, StatusCode::BAD_REQUEST),
     (ErrorCode::MediaTypeUnsupported, StatusCode::UNSUPPORTED_MEDIA_TYPE),
     (ErrorCode::UpgradeExpected, StatusCode::UPGRADE_REQUIRED),
+    // OpenAI and Azure answer 429, see `status_in`.
+    (ErrorCode::BalanceTooLow, StatusCode::PAYMENT_REQUIRED),
+    (ErrorCode::BudgetDaySpent, StatusCode::PAYMENT_REQUIRED),
+    (ErrorCode::BudgetMonthSpent, StatusCode::PAYMENT_REQUIRED),
+    (ErrorCode::BudgetTotalSpent, StatusCode::PAYMENT_REQUIRED),
+    (ErrorCode::AccountBlocked, StatusCode::FORBIDDEN),
+    (ErrorCode::ApiKeyExpired, StatusCode::UNAUTHORIZED),
+    (ErrorCode::AddressNotAllowed, StatusCode::FORBIDDEN),
+    (ErrorCode::ModelNotAllowed, StatusCode::FORBIDDEN),
+    (ErrorCode::BooksUnavailable, StatusCode::SERVICE_UNAVAILABLE),
+    (ErrorCode::CallUnknown, StatusCode::NOT_FOUND),
+    (ErrorCode::CallUnfinished, StatusCode::TOO_EARLY),
 ];
 
 #[derive(Serialize)]
@@ -109,7 +121,8 @@ pub fn native_error(
     request_id: Option<&str>,
 ) -> Bytes {
     let message = format!("{message} [{code}]");
-    let kind = error_type(shape, status);
+    let kind =
+        if is_about_money(code) && shape == ErrorShape::OpenAi { OUT_OF_QUOTA } else { error_type(shape, status) };
     let json = match shape {
         ErrorShape::OpenAi | ErrorShape::DeepSeek => {
             let code = native_code(shape, code).map_or_else(|| code.to_string(), str::to_owned);
@@ -131,6 +144,9 @@ pub fn native_error(
 /// What the vendor itself says in `code`, for the cases its clients know.
 fn native_code(shape: ErrorShape, code: ErrorCode) -> Option<&'static str> {
     let deepseek = shape == ErrorShape::DeepSeek;
+    if is_about_money(code) {
+        return Some(if deepseek { "invalid_request_error" } else { OUT_OF_QUOTA });
+    }
     if code == ErrorCode::ApiKeyMissing || code == ErrorCode::ApiKeyUnknown {
         return Some(if deepseek { "invalid_request_error" } else { "invalid_api_key" });
     }
@@ -178,6 +194,24 @@ pub fn native_error_headers(
 pub fn status_of(code: ErrorCode) -> StatusCode {
     let row = STATUSES.iter().find(|(listed, _)| *listed == code);
     row.map_or(StatusCode::INTERNAL_SERVER_ERROR, |(_, status)| *status)
+}
+
+/// The same in the vendor's way: where money is short, OpenAI and Azure do not answer 402.
+pub fn status_in(shape: ErrorShape, code: ErrorCode) -> StatusCode {
+    match shape {
+        ErrorShape::OpenAi | ErrorShape::Azure if is_about_money(code) => StatusCode::TOO_MANY_REQUESTS,
+        ErrorShape::OpenAi | ErrorShape::Azure | ErrorShape::Anthropic | ErrorShape::DeepSeek => status_of(code),
+    }
+}
+
+/// What OpenAI calls an account without money, as type and as code.
+const OUT_OF_QUOTA: &str = "insufficient_quota";
+
+/// Whether the consumer's money, or what may be spent of it, does not suffice.
+fn is_about_money(code: ErrorCode) -> bool {
+    let codes =
+        [ErrorCode::BalanceTooLow, ErrorCode::BudgetDaySpent, ErrorCode::BudgetMonthSpent, ErrorCode::BudgetTotalSpent];
+    codes.contains(&code)
 }
 
 /// Whether an SDK should send the same request again by itself.
@@ -318,6 +352,28 @@ mod tests {
     }
 
     #[test]
+    fn an_account_without_money_reads_as_it_would_with_the_vendor() {
+        for code in [ErrorCode::BalanceTooLow, ErrorCode::BudgetDaySpent] {
+            let statuses = [ErrorShape::OpenAi, ErrorShape::Azure, ErrorShape::Anthropic, ErrorShape::DeepSeek]
+                .map(|shape| status_in(shape, code).as_u16());
+            let openai = parsed(ErrorShape::OpenAi, code, "m");
+            let anthropic = parsed(ErrorShape::Anthropic, code, "m");
+            let deepseek = parsed(ErrorShape::DeepSeek, code, "m");
+            let headers = native_error_headers(ErrorShape::OpenAi, code, None, None, None);
+
+            assert_eq!(statuses, [429, 429, 402, 402]);
+            assert_eq!(openai["error"]["type"], "insufficient_quota");
+            assert_eq!(openai["error"]["code"], "insufficient_quota");
+            assert_eq!(anthropic["error"]["type"], "billing_error");
+            assert_eq!(deepseek["error"]["type"], "unknown_error");
+            assert_eq!(headers["x-should-retry"], "false");
+        }
+        // The owner's empty account is none of the consumer's business.
+        assert_eq!(status_in(ErrorShape::OpenAi, ErrorCode::OwnerRefused), 503);
+        assert_eq!(status_in(ErrorShape::OpenAi, ErrorCode::BooksUnavailable), 503);
+    }
+
+    #[test]
     fn headers_say_whether_when_and_how_to_try_again() {
         let wait = Some(Duration::from_millis(1_001));
         let busy = native_error_headers(ErrorShape::OpenAi, ErrorCode::HubBusy, Some("id1"), wait, None);
@@ -340,7 +396,7 @@ mod tests {
     }
 
     fn parsed(shape: ErrorShape, code: ErrorCode, message: &str) -> Value {
-        let body = native_error(shape, status_of(code), code, message, Some("req_1"));
+        let body = native_error(shape, status_in(shape, code), code, message, Some("req_1"));
         serde_json::from_slice(&body).unwrap()
     }
 }

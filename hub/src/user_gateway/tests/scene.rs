@@ -50,7 +50,9 @@ use crate::agent_gateway::Roster;
 use crate::api_key::NewApiKey;
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::key_policy::KeyPolicy;
 use crate::store::Store;
+use crate::store::accounts::DEFAULT_ACCOUNT;
 use crate::store::api_keys::ApiKey;
 use crate::user_gateway::CallSummary;
 use crate::user_gateway::UserGateway;
@@ -94,6 +96,8 @@ impl Scene {
         let row = ApiKey {
             id: ApiKeyId([1; 16]),
             name: "test".to_owned(),
+            account: DEFAULT_ACCOUNT,
+            policy: KeyPolicy::default(),
             key_hash: key.hash(),
             masked: key.masked(),
             created_unix_ms: 1,

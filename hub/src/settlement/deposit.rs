@@ -1,0 +1,88 @@
+//! Money that comes in.
+//!
+//! Invariant: a payment is booked once, however often it is asked for.
+
+use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::money::NanoUsd;
+
+use super::booking;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::store::accounts::Deposit;
+
+/// Characters of a reference.
+const REFERENCE_CHARS_MAX: usize = 128;
+
+/// What became of a deposit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Booked {
+    /// It was booked.
+    Now,
+    /// It had been booked before, and nothing was done.
+    Before,
+}
+
+/// Why a deposit is not booked.
+#[derive(Debug, thiserror::Error)]
+pub enum DepositError {
+    /// Nothing, or less.
+    #[error("a deposit is more than $0")]
+    Amount,
+    /// Not a reference that people can read and type.
+    #[error("a reference has 1 to {REFERENCE_CHARS_MAX} characters, none of them a control character")]
+    Reference,
+    /// The reference stands for another payment.
+    #[error("{reference:?} is a deposit of {amount} already, or another account's")]
+    Differs {
+        /// The reference.
+        reference: String,
+        /// How much was booked under it.
+        amount: NanoUsd,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl DepositError {
+    /// What a person is told.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Amount | Self::Reference => ErrorCode::UsageInvalid,
+            Self::Differs { .. } => ErrorCode::DepositDiffers,
+            Self::Store(_) => ErrorCode::StoreFailed,
+        }
+    }
+}
+
+/// Books a deposit into an account that exists.
+///
+/// # Errors
+/// [`DepositError`].
+pub async fn deposit(store: &Store, deposit: &Deposit) -> Result<Booked, DepositError> {
+    if deposit.amount <= NanoUsd::ZERO {
+        return Err(DepositError::Amount);
+    }
+    let reference = &deposit.reference;
+    if reference.trim().is_empty()
+        || reference.chars().count() > REFERENCE_CHARS_MAX
+        || reference.chars().any(char::is_control)
+    {
+        return Err(DepositError::Reference);
+    }
+    let mut batch = store.begin_batch(None, deposit.at_unix_ms).await?;
+    if let Some(before) = batch.deposit(reference).await? {
+        if (before.account, before.amount) == (deposit.account, deposit.amount) {
+            return Ok(Booked::Before);
+        }
+        return Err(DepositError::Differs { reference: reference.clone(), amount: before.amount });
+    }
+    let entry = booking::of_deposit(deposit.account, deposit.amount, deposit.at_unix_ms);
+    batch.insert_entries(std::slice::from_ref(&entry)).await?;
+    for (side, amount) in &entry.postings {
+        batch.fold_balance(*side, *amount).await?;
+    }
+    batch.insert_deposit(deposit, entry.id).await?;
+    batch.commit(None, deposit.at_unix_ms).await?;
+    Ok(Booked::Now)
+}

@@ -1,0 +1,102 @@
+//! What processes left behind that died: their calls end with what was last written of them,
+//! and what they had leased goes back.
+//!
+//! Invariant: a process that lives, and was seen to, is never swept.
+
+use std::time::Duration;
+
+use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::money::NanoUsd;
+use keyhaven_protocol::settle::Settled;
+use keyhaven_protocol::settle::Verdict;
+use keyhaven_protocol::settle::settle;
+use metrics::counter;
+use tracing::error;
+use tracing::info;
+
+use super::Shared;
+use super::record::CallOutcome;
+use super::record::CallRecord;
+use super::record::Metering;
+use super::record::Sale;
+use super::writer::post;
+use crate::store::StoreError;
+use crate::store::leases::Boot;
+
+/// Calls that are ended in one batch.
+const BATCH_CALLS_MAX: u32 = 256;
+
+impl Shared {
+    /// Ends the boots that gave no sign of life for so long.
+    pub(super) async fn sweep(&self, dead: Duration) -> Result<(), StoreError> {
+        let mine = *self.turn.lock().await;
+        let unseen_since = unix_ms_now().saturating_sub(u64::try_from(dead.as_millis()).unwrap_or(u64::MAX));
+        for boot in self.store.boots().await? {
+            if boot.id != mine && boot.seen_unix_ms <= unseen_since {
+                self.sweep_boot(&boot, unseen_since).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sweep_boot(&self, boot: &Boot, unseen_since_unix_ms: u64) -> Result<(), StoreError> {
+        let mut swept = 0;
+        loop {
+            let now_unix_ms = unix_ms_now();
+            let mut batch = self.store.begin_batch(None, now_unix_ms).await?;
+            let ended = batch.end_boot(boot.id, unseen_since_unix_ms, now_unix_ms).await?;
+            if !ended && !batch.has_ended(boot.id).await? {
+                return Ok(());
+            }
+            let holds = batch.holds_of(boot.id, BATCH_CALLS_MAX).await?;
+            let calls: Vec<CallId> = holds.iter().map(|held| held.call).collect();
+            let known = batch.calls_among(&calls).await?;
+            let mut records = Vec::new();
+            for held in holds.iter().filter(|held| !known.contains(&held.call)) {
+                match serde_json::from_str::<Sale>(&held.json) {
+                    Ok(sale) => records.push(abandoned(&sale, held.observed, held.seen_unix_ms)),
+                    Err(error) => {
+                        error!(call.id = %held.call, %error, "call {} cannot be ended: {error}", held.call);
+                    }
+                }
+            }
+            post(&mut batch, &records.iter().collect::<Vec<_>>()).await?;
+            batch.delete_holds(&calls.iter().copied().collect()).await?;
+            swept += records.len();
+            let is_last = holds.len() < BATCH_CALLS_MAX as usize;
+            if is_last {
+                batch.end_leases(boot.id).await?;
+            }
+            batch.commit(None, now_unix_ms).await?;
+            counter!("keyhaven_settlement_swept_calls_total").increment(records.len() as u64);
+            if is_last {
+                info!(calls = swept, "{} had died; {swept} of its calls cost what was last seen of them", boot.id);
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The record of a call that nobody ended, with what was seen of it.
+pub(super) fn abandoned(sale: &Sale, observed: NanoUsd, seen_unix_ms: u64) -> CallRecord {
+    let hub_metered = Metering::observed(observed);
+    // What was seen was held, so it is within bounds.
+    let settled = settle(hub_metered.figure(), None, sale.shares).unwrap_or(Settled {
+        charge: NanoUsd::ZERO,
+        credit: NanoUsd::ZERO,
+        open: NanoUsd::ZERO,
+        suspense: NanoUsd::ZERO,
+        margin: NanoUsd::ZERO,
+        verdict: Verdict::Open,
+    });
+    CallRecord {
+        sale: sale.clone(),
+        outcome: CallOutcome::HubLost,
+        status: 0,
+        ended_unix_ms: seen_unix_ms.max(sale.began_unix_ms),
+        hub_metered,
+        agent_metered: None,
+        settled,
+    }
+}

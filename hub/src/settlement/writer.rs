@@ -1,0 +1,362 @@
+//! The task that writes the books: calls that ended, what others have cost so far, signs of
+//! life.
+//!
+//! Invariant: what is not written stays in line, and nothing new is sold while it cannot be.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::money::NanoUsd;
+use metrics::counter;
+use metrics::gauge;
+use tokio::time::Instant;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+use tracing::info;
+use tracing::warn;
+
+use super::Ended;
+use super::Phase;
+use super::Shared;
+use super::booking;
+use super::hold::OpenCall;
+use super::hold::Unwritten;
+use super::record::CallRecord;
+use crate::store::StoreError;
+use crate::store::calls::CallRow;
+use crate::store::leases::BootId;
+use crate::store::leases::HeldCall;
+use crate::store::leases::Period;
+use crate::store::leases::Purse;
+use crate::store::ledger::Batch;
+
+/// Calls in one batch. Larger ones are no faster.
+const BATCH_CALLS_MAX: usize = 256;
+
+/// How long a process that stops tries to write what is left.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// What one batch writes.
+struct Page {
+    ended: Vec<Arc<Ended>>,
+    /// What was captured, by purse.
+    captured: HashMap<Purse, i64>,
+    leases: Vec<(Purse, NanoUsd)>,
+    observations: Vec<(CallId, Arc<OpenCall>, Unwritten)>,
+    forgotten: Vec<CallId>,
+}
+
+/// When what is due next.
+struct Due {
+    observe: Instant,
+    alive: Instant,
+}
+
+impl Shared {
+    pub(super) async fn keep(self: Arc<Self>, leaving: CancellationToken, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(self.pace.tick);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = Due { observe: Instant::now(), alive: Instant::now() + self.pace.alive };
+        loop {
+            let is_failing = self.lock().failure.is_some();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = tick.tick() => {}
+                () = self.wake.notified(), if !is_failing => tokio::time::sleep(self.pace.linger).await,
+            }
+            if self.lock().is_closed {
+                return;
+            }
+            self.round(&mut due, leaving.is_cancelled()).await;
+        }
+        self.end().await;
+    }
+
+    async fn round(self: &Arc<Self>, due: &mut Due, is_leaving: bool) {
+        let now = Instant::now();
+        let observes = std::mem::take(&mut self.lock().observe_now) || now >= due.observe;
+        if observes {
+            due.observe = now + self.pace.observe;
+        }
+        if !self.write_all(observes).await {
+            return;
+        }
+        if let Err(error) = self.lease_ahead().await {
+            warn!(%error, "budgets are not leased ahead of need: {error}");
+        }
+        let unused_ms = if is_leaving { 0 } else { as_ms(self.pace.idle) };
+        if let Err(error) = self.give_back_idle(unix_ms_now().saturating_sub(unused_ms)).await {
+            warn!(%error, "budgets that nobody uses are not given back yet: {error}");
+        }
+        if now < due.alive {
+            return;
+        }
+        due.alive = now + self.pace.alive;
+        if let Err(error) = self.sign_of_life().await {
+            self.failed(&error);
+            return;
+        }
+        if let Err(error) = self.sweep(self.pace.dead).await {
+            warn!(%error, "what processes left behind that died is not swept yet: {error}");
+        }
+    }
+
+    /// Writes until nothing is left. False: it cannot be written now.
+    async fn write_all(&self, observes: bool) -> bool {
+        let mut observes = observes;
+        loop {
+            let mut boot = self.turn.lock().await;
+            let Some(page) = self.page(observes) else { return true };
+            observes = false;
+            let written = self.write(*boot, &page).await;
+            self.lock().writing_since = None;
+            match written {
+                Ok(()) => self.written(page),
+                Err(StoreError::Fenced) => match self.begin_again().await {
+                    Ok(next) => *boot = next,
+                    Err(error) => {
+                        self.failed(&error);
+                        return false;
+                    }
+                },
+                Err(error) => {
+                    self.failed(&error);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// What is to be written next, if anything is.
+    fn page(&self, observes: bool) -> Option<Page> {
+        let mut state = self.lock();
+        if state.is_closed {
+            return None;
+        }
+        let ended: Vec<_> = state.ended.iter().take(BATCH_CALLS_MAX).cloned().collect();
+        let mut captured = HashMap::new();
+        for ended in &ended {
+            for limit in &ended.open.limits {
+                *captured.entry(limit.purse).or_default() += ended.record.settled.charge.0;
+            }
+        }
+        let leases = state.purses.leases_without(&captured);
+        let mut observations = Vec::new();
+        if observes {
+            for (call, phase) in &state.calls {
+                match phase {
+                    Phase::Open(open) => {
+                        observations.extend(open.unwritten().map(|unwritten| (*call, open.clone(), unwritten)));
+                    }
+                    Phase::Ended(_) => {}
+                }
+            }
+        }
+        let page = Page { ended, captured, leases, observations, forgotten: state.forgotten.clone() };
+        // While writing fails, even nothing is worth a try.
+        if page.is_empty() && state.failure.is_none() {
+            return None;
+        }
+        state.writing_since = Some(Instant::now());
+        Some(page)
+    }
+
+    async fn write(&self, boot: BootId, page: &Page) -> Result<(), StoreError> {
+        let now_unix_ms = unix_ms_now();
+        let mut batch = self.store.begin_batch(Some(boot), now_unix_ms).await?;
+        let calls: Vec<CallId> = page.ended.iter().map(|ended| ended.record.sale.call).collect();
+        let known = batch.calls_among(&calls).await?;
+        let fresh: Vec<&CallRecord> =
+            page.ended.iter().map(|ended| &ended.record).filter(|record| !known.contains(&record.sale.call)).collect();
+        post(&mut batch, &fresh).await?;
+        for (purse, lease) in &page.leases {
+            batch.set_lease(*purse, boot, *lease).await?;
+        }
+        for (call, open, unwritten) in &page.observations {
+            observe(&mut batch, boot, *call, open, unwritten, now_unix_ms).await?;
+        }
+        let mut gone: HashSet<CallId> = page.forgotten.iter().copied().collect();
+        gone.extend(page.ended.iter().filter(|ended| ended.open.is_in_holds()).map(|ended| ended.record.sale.call));
+        batch.delete_holds(&gone).await?;
+        batch.commit(Some(boot), now_unix_ms).await
+    }
+
+    fn written(&self, page: Page) {
+        let mut state = self.lock();
+        if state.failure.take().is_some() {
+            info!("what calls cost is written down again");
+        }
+        state.purses.written(&page.captured);
+        state.ended.drain(..page.ended.len());
+        for ended in &page.ended {
+            state.calls.remove(&ended.record.sale.call);
+        }
+        state.forgotten.drain(..page.forgotten.len());
+        for (call, open, unwritten) in page.observations {
+            open.is_written(&unwritten);
+            if !state.calls.contains_key(&call) && open.is_in_holds() {
+                // It was given back while this was written.
+                state.forgotten.push(call);
+            }
+        }
+        gauge!("keyhaven_settlement_unwritten_calls").set(as_gauge(state.ended.len()));
+        gauge!("keyhaven_settlement_held_calls").set(as_gauge(state.calls.len() - state.ended.len()));
+        drop(state);
+        for ended in &page.ended {
+            let verdict = ended.record.settled.verdict;
+            counter!("keyhaven_settlement_calls_total", "verdict" => verdict.name()).increment(1);
+        }
+    }
+
+    fn failed(&self, error: &StoreError) {
+        let mut state = self.lock();
+        gauge!("keyhaven_settlement_unwritten_calls").set(as_gauge(state.ended.len()));
+        counter!("keyhaven_settlement_write_failures_total").increment(1);
+        if state.failure.is_none() {
+            error!(%error, "what calls cost cannot be written down, so none is sold until it can: {error}");
+        }
+        state.failure = Some(error.to_string());
+    }
+
+    /// Shows that this process lives, and that the database takes what it is given.
+    async fn sign_of_life(&self) -> Result<(), StoreError> {
+        let mut boot = self.turn.lock().await;
+        let now_unix_ms = unix_ms_now();
+        match self.store.begin_batch(Some(*boot), now_unix_ms).await {
+            Ok(batch) => batch.commit(Some(*boot), now_unix_ms).await,
+            Err(StoreError::Fenced) => {
+                *boot = self.begin_again().await?;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The last batch: all that is left, and that this boot is over. What is still under way is
+    /// left to the next process.
+    async fn end(self: &Arc<Self>) {
+        let deadline = Instant::now() + LAST_WORDS;
+        loop {
+            let is_written = self.write_all(true).await;
+            if self.closes(is_written, Instant::now() >= deadline) {
+                break;
+            }
+            tokio::time::sleep(self.pace.linger).await;
+        }
+        if let Err(error) = self.end_boot().await {
+            warn!(%error, "the end of this process is not written down; the next one finds out: {error}");
+        }
+    }
+
+    /// Closes the books if nothing is left, or if there is no time.
+    fn closes(&self, is_written: bool, is_late: bool) -> bool {
+        let mut state = self.lock();
+        let (unwritten, open) = (state.ended.len(), state.calls.len() - state.ended.len());
+        let is_done = is_written && unwritten + open == 0;
+        state.is_closed |= is_done || is_late;
+        if is_late && !is_done {
+            error!(unwritten, open, "{unwritten} calls are not written down, {open} have not ended");
+        }
+        state.is_closed
+    }
+
+    async fn end_boot(&self) -> Result<(), StoreError> {
+        let boot = self.turn.lock().await;
+        let now_unix_ms = unix_ms_now();
+        let mut batch = self.store.begin_batch(Some(*boot), now_unix_ms).await?;
+        batch.end_leases(*boot).await?;
+        batch.end_boot(*boot, u64::MAX, now_unix_ms).await?;
+        batch.commit(None, now_unix_ms).await
+    }
+}
+
+impl Page {
+    fn is_empty(&self) -> bool {
+        self.ended.is_empty() && self.observations.is_empty() && self.forgotten.is_empty()
+    }
+}
+
+/// Writes records with their entries, and folds them into balances and spending.
+pub(super) async fn post(batch: &mut Batch, records: &[&CallRecord]) -> Result<(), StoreError> {
+    let mut rows = Vec::with_capacity(records.len());
+    let mut entries = Vec::with_capacity(records.len() * 2);
+    let (mut balances, mut spending) = (BTreeMap::new(), BTreeMap::new());
+    for record in records {
+        rows.push(row_of(record));
+        let of_call = booking::of_call(record);
+        for (side, amount) in of_call.iter().flat_map(|entry| &entry.postings) {
+            *balances.entry(*side).or_insert(0_i64) += amount.0;
+        }
+        entries.extend(of_call);
+        if record.settled.charge != NanoUsd::ZERO {
+            for period in Period::of(record.sale.began_unix_ms) {
+                *spending.entry((record.sale.key, period)).or_insert(0_i64) += record.settled.charge.0;
+            }
+        }
+    }
+    batch.insert_calls(&rows).await?;
+    batch.insert_entries(&entries).await?;
+    for (side, by) in balances {
+        batch.fold_balance(side, NanoUsd(by)).await?;
+    }
+    for ((key, period), by) in spending {
+        batch.fold_spending(key, period, NanoUsd(by)).await?;
+    }
+    Ok(())
+}
+
+async fn observe(
+    batch: &mut Batch,
+    boot: BootId,
+    call: CallId,
+    open: &OpenCall,
+    unwritten: &Unwritten,
+    now_unix_ms: u64,
+) -> Result<(), StoreError> {
+    match unwritten {
+        Unwritten::Observed(sale, observed) => {
+            let json = serde_json::to_string(&**sale).expect("strings, numbers and ids are JSON");
+            let held = HeldCall { call, observed: *observed, seen_unix_ms: now_unix_ms, json };
+            if !batch.update_hold(boot, &held).await? {
+                batch.insert_hold(boot, &held).await?;
+            }
+            Ok(())
+        }
+        Unwritten::Withdrawn if open.is_in_holds() => batch.delete_holds(&HashSet::from([call])).await,
+        Unwritten::Withdrawn => Ok(()),
+    }
+}
+
+fn row_of(record: &CallRecord) -> CallRow {
+    let (sale, hub) = (&record.sale, &record.hub_metered);
+    CallRow {
+        call: sale.call,
+        account: sale.account,
+        key: sale.key,
+        agent: Some(sale.agent),
+        model: sale.model.clone(),
+        began_unix_ms: sale.began_unix_ms,
+        input_tokens: hub.input_tokens(),
+        output_tokens: hub.output_tokens(),
+        list: hub.list_nano_usd,
+        cost: record.settled.charge,
+        estimated: hub.estimated,
+        json: serde_json::to_string(record).expect("strings, numbers and ids are JSON"),
+    }
+}
+
+fn as_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Counts of calls are far below where a float begins to round.
+fn as_gauge(count: usize) -> f64 {
+    u32::try_from(count).map_or(f64::MAX, f64::from)
+}

@@ -1,0 +1,384 @@
+//! What each process may spend, and what it is spending it on: boots, leases, holds.
+//!
+//! Invariant: a boot that has ended has no leases and no holds once its last batch is swept.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use keyhaven_protocol::id::AccountId;
+use keyhaven_protocol::id::ApiKeyId;
+use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::money::NanoUsd;
+use sqlx::Row;
+use uuid::Uuid;
+
+use super::Store;
+use super::StoreError;
+use super::amount;
+use super::bytes;
+use super::ledger::Batch;
+use super::number;
+use super::time;
+
+/// One life of one hub process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BootId(pub [u8; 16]);
+
+impl BootId {
+    /// A new one.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7().into_bytes())
+    }
+}
+
+impl Default for BootId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The time that a key's budget is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Period {
+    /// For ever.
+    Total,
+    /// The month that begins on this day, UTC.
+    Month(Date),
+    /// This day, UTC.
+    Day(Date),
+}
+
+impl Period {
+    /// The periods that a moment is in: day, month, total.
+    pub fn of(unix_ms: u64) -> [Self; 3] {
+        let moment = i64::try_from(unix_ms).ok().and_then(|unix_ms| Timestamp::from_millisecond(unix_ms).ok());
+        let day = moment.unwrap_or(Timestamp::MAX).to_zoned(TimeZone::UTC).date();
+        [Self::Day(day), Self::Month(day.first_of_month()), Self::Total]
+    }
+
+    /// As the database names it: `total`, `2026-11` or `2026-11-20`.
+    pub fn name(self) -> String {
+        match self {
+            Self::Total => "total".to_owned(),
+            Self::Month(first) => format!("{:04}-{:02}", first.year(), first.month()),
+            Self::Day(day) => day.to_string(),
+        }
+    }
+}
+
+/// Something that limits what may be spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Purse {
+    /// An account's balance.
+    Account(AccountId),
+    /// A key's budget.
+    Key(ApiKeyId, Period),
+}
+
+impl Purse {
+    fn id(self) -> [u8; 16] {
+        match self {
+            Self::Account(account) => account.0,
+            Self::Key(key, _) => key.0,
+        }
+    }
+
+    fn period(self) -> String {
+        match self {
+            Self::Account(_) => "balance".to_owned(),
+            Self::Key(_, period) => period.name(),
+        }
+    }
+}
+
+/// A call under way, as the database knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldCall {
+    /// Which.
+    pub call: CallId,
+    /// What it cost as far as anybody saw.
+    pub observed: NanoUsd,
+    /// When that was.
+    pub seen_unix_ms: u64,
+    /// The call itself, as JSON.
+    pub json: String,
+}
+
+/// A boot as it is in the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boot {
+    /// Which.
+    pub id: BootId,
+    /// When its last batch was written.
+    pub seen_unix_ms: u64,
+}
+
+impl Store {
+    /// Writes down that a process has begun.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn begin_boot(&self, boot: BootId, now_unix_ms: u64) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO boots (id, started_unix_ms, seen_unix_ms) VALUES (?, ?, ?)")
+            .bind(&boot.0[..])
+            .bind(time(now_unix_ms)?)
+            .bind(time(now_unix_ms)?)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// The boots that have not ended, or have ended with holds or leases left.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] or [`StoreError::Damaged`].
+    pub async fn boots(&self) -> Result<Vec<Boot>, StoreError> {
+        let statement = "SELECT id, seen_unix_ms FROM boots WHERE ended_unix_ms IS NULL \
+                         OR id IN (SELECT boot_id FROM holds) OR id IN (SELECT boot_id FROM budget_leases)";
+        let rows = sqlx::query(statement).fetch_all(&self.pool).await?;
+        let boot_of = |row| Ok(Boot { id: BootId(bytes(row, "id")?), seen_unix_ms: number(row, "seen_unix_ms")? });
+        rows.iter().map(boot_of).collect()
+    }
+}
+
+impl Batch {
+    /// Ends a boot: none of its own batches is taken from now on. False: it had ended, or was
+    /// seen since this time.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn end_boot(
+        &mut self,
+        boot: BootId,
+        unseen_since_unix_ms: u64,
+        now_unix_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let statement = "UPDATE boots SET ended_unix_ms = ? WHERE id = ? AND ended_unix_ms IS NULL \
+                         AND seen_unix_ms <= ?";
+        let done = sqlx::query(statement)
+            .bind(time(now_unix_ms)?)
+            .bind(&boot.0[..])
+            .bind(i64::try_from(unseen_since_unix_ms).unwrap_or(i64::MAX))
+            .execute(&mut *self.change)
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Whether a boot has ended.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn has_ended(&mut self, boot: BootId) -> Result<bool, StoreError> {
+        let statement = "SELECT COUNT(*) AS found FROM boots WHERE id = ? AND ended_unix_ms IS NULL";
+        let row = sqlx::query(statement).bind(&boot.0[..]).fetch_one(&mut *self.change).await?;
+        Ok(number(&row, "found")? == 0)
+    }
+
+    /// What boots other than this one have leased of a purse.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn leased_elsewhere(&mut self, purse: Purse, boot: BootId) -> Result<NanoUsd, StoreError> {
+        let statement = "SELECT nano_usd FROM budget_leases WHERE purse_id = ? AND period = ? AND boot_id <> ?";
+        let rows = sqlx::query(statement)
+            .bind(purse.id().to_vec())
+            .bind(purse.period())
+            .bind(&boot.0[..])
+            .fetch_all(&mut *self.change)
+            .await?;
+        rows.iter().try_fold(NanoUsd::ZERO, |sum, row| Ok(NanoUsd(sum.0.saturating_add(amount(row, "nano_usd")?.0))))
+    }
+
+    /// Says how much of a purse a boot may still spend; nothing is no lease.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn set_lease(&mut self, purse: Purse, boot: BootId, lease: NanoUsd) -> Result<(), StoreError> {
+        if lease <= NanoUsd::ZERO {
+            sqlx::query("DELETE FROM budget_leases WHERE purse_id = ? AND period = ? AND boot_id = ?")
+                .bind(purse.id().to_vec())
+                .bind(purse.period())
+                .bind(&boot.0[..])
+                .execute(&mut *self.change)
+                .await?;
+            return Ok(());
+        }
+        let statement = "UPDATE budget_leases SET nano_usd = ? WHERE purse_id = ? AND period = ? AND boot_id = ?";
+        let done = sqlx::query(statement)
+            .bind(lease.0)
+            .bind(purse.id().to_vec())
+            .bind(purse.period())
+            .bind(&boot.0[..])
+            .execute(&mut *self.change)
+            .await?;
+        if done.rows_affected() == 0 {
+            sqlx::query("INSERT INTO budget_leases (purse_id, period, boot_id, nano_usd) VALUES (?, ?, ?, ?)")
+                .bind(purse.id().to_vec())
+                .bind(purse.period())
+                .bind(&boot.0[..])
+                .bind(lease.0)
+                .execute(&mut *self.change)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Gives back all that a boot has leased.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn end_leases(&mut self, boot: BootId) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM budget_leases WHERE boot_id = ?").bind(&boot.0[..]).execute(&mut *self.change).await?;
+        Ok(())
+    }
+
+    /// Writes down a call that is under way, for the first time.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn insert_hold(&mut self, boot: BootId, held: &HeldCall) -> Result<(), StoreError> {
+        let statement = "INSERT INTO holds (call_id, boot_id, observed_nano_usd, seen_unix_ms, call) \
+                         VALUES (?, ?, ?, ?, ?)";
+        sqlx::query(statement)
+            .bind(&held.call.0[..])
+            .bind(&boot.0[..])
+            .bind(held.observed.0)
+            .bind(time(held.seen_unix_ms)?)
+            .bind(&held.json)
+            .execute(&mut *self.change)
+            .await?;
+        Ok(())
+    }
+
+    /// Writes down anew what is known of a call that is under way. False: it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn update_hold(&mut self, boot: BootId, held: &HeldCall) -> Result<bool, StoreError> {
+        let statement = "UPDATE holds SET boot_id = ?, observed_nano_usd = ?, seen_unix_ms = ?, call = ? \
+                         WHERE call_id = ?";
+        let done = sqlx::query(statement)
+            .bind(&boot.0[..])
+            .bind(held.observed.0)
+            .bind(time(held.seen_unix_ms)?)
+            .bind(&held.json)
+            .bind(&held.call.0[..])
+            .execute(&mut *self.change)
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Forgets calls that are over.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn delete_holds(&mut self, calls: &HashSet<CallId>) -> Result<(), StoreError> {
+        for call in calls {
+            sqlx::query("DELETE FROM holds WHERE call_id = ?").bind(&call.0[..]).execute(&mut *self.change).await?;
+        }
+        Ok(())
+    }
+
+    /// Calls that were under way in a boot, as many as this.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] or [`StoreError::Damaged`].
+    pub async fn holds_of(&mut self, boot: BootId, most: u32) -> Result<Vec<HeldCall>, StoreError> {
+        let statement = "SELECT call_id, observed_nano_usd, seen_unix_ms, call FROM holds WHERE boot_id = ? \
+                         ORDER BY call_id LIMIT ?";
+        let rows = sqlx::query(statement).bind(&boot.0[..]).bind(i64::from(most)).fetch_all(&mut *self.change).await?;
+        let held_of = |row: &sqlx::sqlite::SqliteRow| {
+            Ok(HeldCall {
+                call: CallId(bytes(row, "call_id")?),
+                observed: amount(row, "observed_nano_usd")?,
+                seen_unix_ms: number(row, "seen_unix_ms")?,
+                json: row.try_get("call")?,
+            })
+        };
+        rows.iter().map(held_of).collect()
+    }
+}
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "boot_{}", Uuid::from_bytes(self.0).as_simple())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_in_a_day_a_month_and_ever() {
+        // 2026-11-20T23:59:59.999Z and the millisecond after.
+        let last = 1_795_219_199_999;
+
+        assert_eq!(Period::of(last).map(Period::name), ["2026-11-20", "2026-11", "total"]);
+        assert_eq!(Period::of(last + 1).map(Period::name), ["2026-11-21", "2026-11", "total"]);
+        assert_eq!(Period::of(0)[0].name(), "1970-01-01");
+        assert_eq!(Period::of(u64::MAX)[2], Period::Total);
+    }
+
+    #[tokio::test]
+    async fn a_boot_that_was_ended_writes_no_batch() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let boot = BootId::new();
+        store.begin_boot(boot, 5).await.unwrap();
+        let batch = store.begin_batch(Some(boot), 7).await.unwrap();
+        batch.commit(Some(boot), 7).await.unwrap();
+        assert_eq!(store.boots().await.unwrap(), [Boot { id: boot, seen_unix_ms: 7 }]);
+
+        let mut sweep = store.begin_batch(None, 8).await.unwrap();
+        assert!(!sweep.end_boot(boot, 6, 8).await.unwrap());
+        assert!(!sweep.has_ended(boot).await.unwrap());
+        assert!(sweep.end_boot(boot, 7, 8).await.unwrap());
+        assert!(sweep.has_ended(boot).await.unwrap());
+        sweep.commit(None, 8).await.unwrap();
+
+        assert!(matches!(store.begin_batch(Some(boot), 9).await, Err(StoreError::Fenced)));
+        assert_eq!(store.boots().await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn leases_are_set_as_a_whole_and_seen_by_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let [one, two] = [BootId::new(), BootId::new()];
+        let purse = Purse::Account(AccountId([1; 16]));
+        let mut batch = store.begin_batch(None, 1).await.unwrap();
+        for lease in [5, 3] {
+            batch.set_lease(purse, one, NanoUsd(lease)).await.unwrap();
+        }
+        batch.set_lease(Purse::Key(ApiKeyId([1; 16]), Period::Total), one, NanoUsd(9)).await.unwrap();
+
+        assert_eq!(batch.leased_elsewhere(purse, two).await.unwrap(), NanoUsd(3));
+        assert_eq!(batch.leased_elsewhere(purse, one).await.unwrap(), NanoUsd(0));
+        batch.set_lease(purse, one, NanoUsd(0)).await.unwrap();
+        assert_eq!(batch.leased_elsewhere(purse, two).await.unwrap(), NanoUsd(0));
+        batch.end_leases(one).await.unwrap();
+        batch.commit(None, 1).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_hold_is_written_observed_listed_and_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let boot = BootId::new();
+        let held = HeldCall { call: CallId([2; 16]), observed: NanoUsd(0), seen_unix_ms: 4, json: "{}".to_owned() };
+        let mut batch = store.begin_batch(None, 1).await.unwrap();
+        batch.insert_hold(boot, &held).await.unwrap();
+        let later = HeldCall { observed: NanoUsd(6), seen_unix_ms: 5, ..held.clone() };
+        assert!(batch.update_hold(boot, &later).await.unwrap());
+        assert!(!batch.update_hold(boot, &HeldCall { call: CallId([3; 16]), ..held.clone() }).await.unwrap());
+
+        let listed = batch.holds_of(boot, 10).await.unwrap();
+        assert_eq!(listed, [later]);
+        batch.delete_holds(&HashSet::from([held.call])).await.unwrap();
+        assert_eq!(batch.holds_of(boot, 10).await.unwrap(), []);
+    }
+}

@@ -1,0 +1,426 @@
+//! The double-entry ledger: batches of entries, their postings, and the balances.
+//!
+//! Invariant: entries and postings are never changed; balances and spending move in the
+//! transaction that inserts what moves them.
+
+use std::fmt;
+
+use keyhaven_protocol::id::AccountId;
+use keyhaven_protocol::id::AgentId;
+use keyhaven_protocol::id::ApiKeyId;
+use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::money::NanoUsd;
+use sqlx::QueryBuilder;
+use sqlx::Sqlite;
+use sqlx::Transaction;
+use uuid::Uuid;
+
+use super::Store;
+use super::StoreError;
+use super::amount;
+use super::leases::BootId;
+use super::leases::Period;
+use super::number;
+use super::time;
+
+/// One entry's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EntryId(pub [u8; 16]);
+
+impl EntryId {
+    /// A new one, in order of time.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7().into_bytes())
+    }
+}
+
+impl Default for EntryId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Whose money a posting moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// A consumer's account.
+    Consumer(AccountId),
+    /// What an agent's owner has earned.
+    Owner(AgentId),
+    /// The hub's own.
+    Margin,
+    /// What the two sides of a call do not agree on.
+    Suspense,
+    /// What owners have earned and were not credited yet.
+    Owed,
+    /// What came in from outside, below 0.
+    Deposits,
+}
+
+impl Side {
+    /// As the database names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Consumer(_) => "consumer",
+            Self::Owner(_) => "owner",
+            Self::Margin => "margin",
+            Self::Suspense => "suspense",
+            Self::Owed => "owed",
+            Self::Deposits => "deposits",
+        }
+    }
+
+    const fn owner(self) -> [u8; 16] {
+        match self {
+            Self::Consumer(account) => account.0,
+            Self::Owner(agent) => agent.0,
+            Self::Margin | Self::Suspense | Self::Owed | Self::Deposits => [0; 16],
+        }
+    }
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EntryKind {
+    /// A consumer pays for a call.
+    Charge,
+    /// An owner earns an attempt.
+    Credit,
+    /// Money comes in.
+    Deposit,
+}
+
+impl EntryKind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Charge => "charge",
+            Self::Credit => "credit",
+            Self::Deposit => "deposit",
+        }
+    }
+}
+
+/// One movement of money.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id.
+    pub id: EntryId,
+    /// What it is.
+    pub kind: EntryKind,
+    /// The call it is about, if it is about one.
+    pub call: Option<CallId>,
+    /// The attempt of the call; 0 where it is about the whole call.
+    pub attempt: u32,
+    /// When it was made.
+    pub at_unix_ms: u64,
+    /// Who gets how much; the sum is 0.
+    pub postings: Vec<(Side, NanoUsd)>,
+}
+
+/// A transaction of the books, the only kind that moves money.
+pub struct Batch {
+    pub(super) change: Transaction<'static, Sqlite>,
+    /// Its number in the one order of all batches.
+    pub number: u64,
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Batch({})", self.number)
+    }
+}
+
+impl Store {
+    /// Begins a batch, for the process of this boot or for a command.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`], or [`StoreError::Fenced`] if the boot was ended by another.
+    pub async fn begin_batch(&self, boot: Option<BootId>, now_unix_ms: u64) -> Result<Batch, StoreError> {
+        let mut change = self.pool.begin().await?;
+        // Writing first takes the lock that every batch takes.
+        sqlx::query("UPDATE ledger SET batch = batch + 1 WHERE id = 1").execute(&mut *change).await?;
+        if let Some(boot) = boot {
+            let statement = "UPDATE boots SET seen_unix_ms = ? WHERE id = ? AND ended_unix_ms IS NULL";
+            let done = sqlx::query(statement).bind(time(now_unix_ms)?).bind(&boot.0[..]).execute(&mut *change).await?;
+            if done.rows_affected() != 1 {
+                return Err(StoreError::Fenced);
+            }
+        }
+        let row = sqlx::query("SELECT batch FROM ledger WHERE id = 1").fetch_one(&mut *change).await?;
+        let batch = Batch { number: number(&row, "batch")?, change };
+        Ok(batch)
+    }
+
+    /// The balance of one side.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn balance(&self, side: Side) -> Result<NanoUsd, StoreError> {
+        let row = sqlx::query("SELECT nano_usd FROM balances WHERE side = ? AND owner = ?")
+            .bind(side.name())
+            .bind(&side.owner()[..])
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map_or(Ok(NanoUsd::ZERO), |row| amount(&row, "nano_usd"))
+    }
+
+    /// What calls of a key have cost in this period.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn spent(&self, key: ApiKeyId, period: Period) -> Result<NanoUsd, StoreError> {
+        let row = sqlx::query("SELECT nano_usd FROM key_spending WHERE api_key_id = ? AND period = ?")
+            .bind(&key.0[..])
+            .bind(period.name())
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map_or(Ok(NanoUsd::ZERO), |row| amount(&row, "nano_usd"))
+    }
+
+    /// What is wrong with the ledger, in words; nothing if every entry sums to zero, every
+    /// balance is the sum of its postings, and no lease exceeds what it is of.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn audit_ledger(&self) -> Result<Vec<String>, StoreError> {
+        let checks = [
+            (
+                "entries that do not sum to zero",
+                "SELECT COUNT(*) AS found FROM (SELECT entry_id FROM postings GROUP BY entry_id \
+                 HAVING SUM(nano_usd) <> 0) AS uneven",
+            ),
+            (
+                "postings without an entry",
+                "SELECT COUNT(*) AS found FROM postings LEFT JOIN entries ON entries.id = postings.entry_id \
+                 WHERE entries.id IS NULL",
+            ),
+            (
+                "balances that are not the sum of their postings",
+                "SELECT COUNT(*) AS found FROM (SELECT side, owner, SUM(nano_usd) AS total FROM postings \
+                 GROUP BY side, owner) AS posted LEFT JOIN balances \
+                 ON balances.side = posted.side AND balances.owner = posted.owner \
+                 WHERE balances.nano_usd IS NULL OR balances.nano_usd <> posted.total",
+            ),
+            ("leases below 0", "SELECT COUNT(*) AS found FROM budget_leases WHERE nano_usd < 0"),
+            (
+                "accounts of which more is leased than there is",
+                "SELECT COUNT(*) AS found FROM (SELECT purse_id, SUM(nano_usd) AS leased FROM budget_leases \
+                 WHERE period = 'balance' GROUP BY purse_id) AS out LEFT JOIN balances \
+                 ON balances.side = 'consumer' AND balances.owner = out.purse_id \
+                 WHERE leased > 0 AND (balances.nano_usd IS NULL OR balances.nano_usd < leased)",
+            ),
+        ];
+        let mut findings = Vec::new();
+        for (what, statement) in checks {
+            let found = number(&sqlx::query(statement).fetch_one(&self.pool).await?, "found")?;
+            if found > 0 {
+                findings.push(format!("{found} {what}"));
+            }
+        }
+        Ok(findings)
+    }
+}
+
+impl Batch {
+    /// Inserts entries with their postings. Balances are folded apart.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`], or [`StoreError::Exists`] if one is there already.
+    pub async fn insert_entries(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let batch = i64::try_from(self.number).map_err(|_| StoreError::TimeOutOfRange)?;
+        let mut rows =
+            QueryBuilder::<Sqlite>::new("INSERT INTO entries (id, kind, call_id, attempt, batch, at_unix_ms) ");
+        rows.push_values(entries, |mut row, entry| {
+            row.push_bind(&entry.id.0[..])
+                .push_bind(entry.kind.name())
+                .push_bind(entry.call.as_ref().map(|call| &call.0[..]))
+                .push_bind(i64::from(entry.attempt))
+                .push_bind(batch)
+                .push_bind(i64::try_from(entry.at_unix_ms).unwrap_or(i64::MAX));
+        });
+        rows.build().execute(&mut *self.change).await?;
+        let postings = entries.iter().flat_map(|entry| {
+            (0_i64..).zip(&entry.postings).map(move |(leg, (side, amount))| (entry.id, leg, *side, *amount))
+        });
+        let mut rows = QueryBuilder::<Sqlite>::new("INSERT INTO postings (entry_id, leg, side, owner, nano_usd) ");
+        rows.push_values(postings, |mut row, (id, leg, side, amount)| {
+            row.push_bind(id.0.to_vec())
+                .push_bind(leg)
+                .push_bind(side.name())
+                .push_bind(side.owner().to_vec())
+                .push_bind(amount.0);
+        });
+        rows.build().execute(&mut *self.change).await?;
+        Ok(())
+    }
+
+    /// Adds to a balance.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn fold_balance(&mut self, side: Side, by: NanoUsd) -> Result<(), StoreError> {
+        let batch = i64::try_from(self.number).map_err(|_| StoreError::TimeOutOfRange)?;
+        let statement = "UPDATE balances SET nano_usd = nano_usd + ?, batch = ? WHERE side = ? AND owner = ?";
+        let done = sqlx::query(statement)
+            .bind(by.0)
+            .bind(batch)
+            .bind(side.name())
+            .bind(side.owner().to_vec())
+            .execute(&mut *self.change)
+            .await?;
+        if done.rows_affected() == 0 {
+            sqlx::query("INSERT INTO balances (side, owner, nano_usd, batch) VALUES (?, ?, ?, ?)")
+                .bind(side.name())
+                .bind(side.owner().to_vec())
+                .bind(by.0)
+                .bind(batch)
+                .execute(&mut *self.change)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Adds to what calls of a key have cost in a period.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn fold_spending(&mut self, key: ApiKeyId, period: Period, by: NanoUsd) -> Result<(), StoreError> {
+        let batch = i64::try_from(self.number).map_err(|_| StoreError::TimeOutOfRange)?;
+        let statement =
+            "UPDATE key_spending SET nano_usd = nano_usd + ?, batch = ? WHERE api_key_id = ? AND period = ?";
+        let done = sqlx::query(statement)
+            .bind(by.0)
+            .bind(batch)
+            .bind(&key.0[..])
+            .bind(period.name())
+            .execute(&mut *self.change)
+            .await?;
+        if done.rows_affected() == 0 {
+            sqlx::query("INSERT INTO key_spending (api_key_id, period, nano_usd, batch) VALUES (?, ?, ?, ?)")
+                .bind(&key.0[..])
+                .bind(period.name())
+                .bind(by.0)
+                .bind(batch)
+                .execute(&mut *self.change)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The balance of one side, as of this batch.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn balance(&mut self, side: Side) -> Result<NanoUsd, StoreError> {
+        let row = sqlx::query("SELECT nano_usd FROM balances WHERE side = ? AND owner = ?")
+            .bind(side.name())
+            .bind(side.owner().to_vec())
+            .fetch_optional(&mut *self.change)
+            .await?;
+        row.map_or(Ok(NanoUsd::ZERO), |row| amount(&row, "nano_usd"))
+    }
+
+    /// What calls of a key have cost in this period, as of this batch.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn spent(&mut self, key: ApiKeyId, period: Period) -> Result<NanoUsd, StoreError> {
+        let row = sqlx::query("SELECT nano_usd FROM key_spending WHERE api_key_id = ? AND period = ?")
+            .bind(&key.0[..])
+            .bind(period.name())
+            .fetch_optional(&mut *self.change)
+            .await?;
+        row.map_or(Ok(NanoUsd::ZERO), |row| amount(&row, "nano_usd"))
+    }
+
+    /// Makes all of it durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`]: it may or may not be durable.
+    pub async fn commit(mut self, boot: Option<BootId>, now_unix_ms: u64) -> Result<(), StoreError> {
+        let batch = i64::try_from(self.number).map_err(|_| StoreError::TimeOutOfRange)?;
+        sqlx::query("INSERT INTO batches (number, boot_id, written_unix_ms) VALUES (?, ?, ?)")
+            .bind(batch)
+            .bind(boot.map(|boot| boot.0.to_vec()))
+            .bind(time(now_unix_ms)?)
+            .execute(&mut *self.change)
+            .await?;
+        self.change.commit().await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// Makes every batch fail at its end, as a full or read-only disk does.
+    pub(crate) async fn refuse_batches(&self, refuse: bool) -> Result<(), StoreError> {
+        let statement = if refuse {
+            "CREATE TRIGGER full_disk BEFORE INSERT ON batches BEGIN \
+             SELECT RAISE(ABORT, 'database or disk is full'); END"
+        } else {
+            "DROP TRIGGER full_disk"
+        };
+        sqlx::query(statement).execute(&self.pool).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_entry_is_inserted_once_and_balances_follow() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let consumer = Side::Consumer(AccountId([3; 16]));
+        let entry = Entry {
+            id: EntryId::new(),
+            kind: EntryKind::Charge,
+            call: Some(CallId([4; 16])),
+            attempt: 0,
+            at_unix_ms: 5,
+            postings: vec![(consumer, NanoUsd(-7)), (Side::Margin, NanoUsd(7))],
+        };
+        let mut batch = store.begin_batch(None, 5).await.unwrap();
+        batch.insert_entries(std::slice::from_ref(&entry)).await.unwrap();
+        for (side, amount) in &entry.postings {
+            batch.fold_balance(*side, *amount).await.unwrap();
+        }
+        batch.commit(None, 5).await.unwrap();
+
+        let mut again = store.begin_batch(None, 6).await.unwrap();
+        let refused = again.insert_entries(&[Entry { id: EntryId::new(), ..entry }]).await;
+        drop(again);
+
+        assert!(matches!(refused, Err(StoreError::Exists)));
+        assert_eq!(store.balance(consumer).await.unwrap(), NanoUsd(-7));
+        assert_eq!(store.balance(Side::Suspense).await.unwrap(), NanoUsd(0));
+        assert_eq!(store.audit_ledger().await.unwrap(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn an_audit_finds_what_does_not_add_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).await.unwrap();
+        let entry = Entry {
+            id: EntryId::new(),
+            kind: EntryKind::Deposit,
+            call: None,
+            attempt: 0,
+            at_unix_ms: 5,
+            postings: vec![(Side::Deposits, NanoUsd(-7)), (Side::Margin, NanoUsd(8))],
+        };
+        let mut batch = store.begin_batch(None, 5).await.unwrap();
+        batch.insert_entries(&[entry]).await.unwrap();
+        batch.fold_balance(Side::Margin, NanoUsd(8)).await.unwrap();
+        batch.commit(None, 5).await.unwrap();
+
+        let findings = store.audit_ledger().await.unwrap();
+
+        assert_eq!(findings.len(), 2, "{findings:?}");
+    }
+}

@@ -264,6 +264,7 @@ fn head() -> OpenHead {
         parameter: None,
         query: None,
         body: BodyLength::Chunked,
+        terms: None,
         headers: HeaderMap::new(),
     }
 }

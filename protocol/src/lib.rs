@@ -12,6 +12,7 @@ pub mod id;
 pub mod join_token;
 pub mod json_scan;
 pub mod link;
+pub mod metering;
 pub mod money;
 pub mod pin;
 pub mod price;

@@ -47,6 +47,23 @@ pub enum ServiceTier {
 }
 
 impl ServiceTier {
+    /// All of them, by number.
+    pub const ALL: [Self; 3] = [Self::Standard, Self::Flex, Self::Priority];
+
+    /// The number on the wire and in ledgers.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Standard => 1,
+            Self::Flex => 2,
+            Self::Priority => 3,
+        }
+    }
+
+    /// The tier with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|tier| tier.number() == number)
+    }
+
     /// The tier that an answer names; `None` for one that no table prices. Nothing said is
     /// the usual one.
     pub fn of_answer(name: Option<&str>) -> Option<Self> {

@@ -163,6 +163,7 @@ async fn every_reason_for_an_abort_is_a_native_error_before_the_head_and_a_cut_a
         (AbortReason::NotAllowed, ErrorCode::AgentRefused),
         (AbortReason::OfferUnknown, ErrorCode::AgentRefused),
         (AbortReason::Busy, ErrorCode::NoAgent),
+        (AbortReason::PricesUnknown, ErrorCode::NoAgent),
     ];
     let mut misdeeds = vec![misdeed("number-from-the-future", Seen::Error(ErrorCode::AgentRefused), |s| {
         let mut payload = Abort::new(AbortReason::Unspecified).encode().to_vec();

@@ -27,8 +27,9 @@ const ROOMS: &[(&str, &[Row])] = &[
         &[
             ("link", &["frame"]),
             ("handshake", &["error_code", "frame", "hex", "id", "version"]),
-            ("frame", &["error_code", "hex", "id", "provider"]),
+            ("frame", &["error_code", "hex", "id", "metering", "money", "price", "provider", "usage"]),
             ("join_token", &["hex", "id", "pin"]),
+            ("metering", &["demand", "money", "price", "provider", "usage"]),
             ("provider", &["error_code", "usage"]),
             ("request_scan", &["demand", "error_code", "json_scan", "provider", "websocket"]),
             ("demand", &[]),

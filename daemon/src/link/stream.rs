@@ -14,6 +14,7 @@ use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::StreamId;
 use keyhaven_protocol::link::Incoming;
 use keyhaven_protocol::link::Micros;
+use keyhaven_protocol::link::Sent;
 use keyhaven_protocol::link::Side;
 use keyhaven_protocol::link::StreamOver;
 
@@ -93,8 +94,8 @@ impl LinkStream {
         }
     }
 
-    /// Waits until the end of what was sent has left, at a hub that has the whole response;
-    /// a stream that is dropped before that is aborted.
+    /// Waits until the end of what was sent has left, at a hub that has the whole response,
+    /// whose stream is aborted when it is dropped before that, or at an agent.
     pub fn poll_sent_all(&self, cx: &mut Context<'_>) -> Poll<()> {
         let (shared, id) = self.parts();
         let mut state = shared.lock();
@@ -185,6 +186,23 @@ impl LinkStream {
             state.link.send_data(self.held.id, data, now)?;
             state.link.finish(self.held.id, trailers, now)
         })
+    }
+
+    /// What of the stream is on the wire.
+    pub fn sent(&self) -> Sent {
+        self.held.shared.lock().link.sent(self.held.id)
+    }
+
+    /// Leaves an encoded RECEIPT with a body that is about to end: it goes out in the same
+    /// message as the end, or the abort of [`LinkStream::fail`]. When the stream is aborted
+    /// before that, it does not go out at all.
+    pub fn leave_receipt(&self, receipt: Bytes) {
+        self.held.shared.lock().link.leave_receipt(self.held.id, receipt);
+    }
+
+    /// Sends an encoded RECEIPT now.
+    pub fn send_receipt(&self, receipt: Bytes) {
+        self.held.act(|state, _| state.link.send_receipt(receipt));
     }
 
     /// The body broke off: the abort goes out after what is queued.

@@ -71,7 +71,8 @@ impl SeatOutcome {
             | AbortReason::Stopping
             | AbortReason::LinkLost
             | AbortReason::Deadline
-            | AbortReason::NotAllowed => None,
+            | AbortReason::NotAllowed
+            | AbortReason::PricesUnknown => None,
         }
     }
 }

@@ -348,6 +348,7 @@ mod tests {
             parameter: None,
             query: None,
             body: BodyLength::None,
+            terms: None,
             headers: HeaderMap::new(),
         };
         link.handle.open(&open).unwrap()

@@ -13,11 +13,13 @@ use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
 use keyhaven_protocol::frame::Prices;
+use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::frame::Withdraw;
 use keyhaven_protocol::frame::from_json;
 use keyhaven_protocol::frame::to_json;
 use keyhaven_protocol::id::TokenId;
 use keyhaven_protocol::link::LinkFault;
+use tracing::debug;
 use tracing::info;
 use tracing::warn;
 
@@ -87,6 +89,9 @@ impl LinkEvents for Events {
                 Prices::Part(_) => return Err(LinkFault::Misplaced(FrameKind::Prices)),
             }
             push(&self.link, &self.gateway.prices.to_sell_at(unix_ms_now()));
+        } else if frame.kind == FrameKind::Receipt.number() {
+            let receipt = Receipt::decode(frame.payload.clone());
+            self.on_receipt(&receipt.map_err(|_| LinkFault::Malformed(FrameKind::Receipt))?);
         } else if frame.kind == FrameKind::Pong.number()
             && let Some(token) = self.first_beat.take()
         {
@@ -104,6 +109,13 @@ impl LinkEvents for Events {
     fn peer_drains(&mut self, _drain: &Drain) {
         self.gateway.roster.leave(&self.link);
         info!(agent.id = %self.link.agent, link.id = self.link.number, "agent {} drains", self.link.name);
+    }
+}
+
+impl Events {
+    /// What the agent metered of a call. Nothing is settled by it yet.
+    fn on_receipt(&self, receipt: &Receipt) {
+        debug!(call.id = %receipt.call, agent.id = %self.link.agent, "the agent metered call {}", receipt.call);
     }
 }
 

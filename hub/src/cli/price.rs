@@ -258,6 +258,7 @@ fn money_per_unit(meter: Meter, price: PicoUsd) -> String {
     let (units, unit) = match meter {
         Meter::AudioMillis => (60, "minute"),
         Meter::WebSearch => (1_000, "1,000 searches"),
+        Meter::Characters => (1_000_000, "1M characters"),
         Meter::Input
         | Meter::CachedInput
         | Meter::CacheWrite

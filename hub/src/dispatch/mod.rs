@@ -297,6 +297,7 @@ mod tests {
             parameter: None,
             query: None,
             body: BodyLength::None,
+            terms: None,
             headers: HeaderMap::new(),
         };
         let _call = busy.handle.open(&open).unwrap();

@@ -138,6 +138,7 @@ impl<'a> Attempts<'a> {
             parameter: candidate.parameter.clone(),
             query: self.call.query.map(str::to_owned),
             body: self.call.body,
+            terms: None,
             headers: request_to_tunnel(candidate.endpoint, self.call.headers),
         };
         let mut soonest: Option<Duration> = None;
@@ -296,6 +297,7 @@ fn is_negative(reason: AbortReason) -> bool {
         | AbortReason::Busy
         | AbortReason::OfferUnknown
         | AbortReason::NotAllowed
+        | AbortReason::PricesUnknown
         | AbortReason::LinkLost
         | AbortReason::Stopping => true,
         AbortReason::Unspecified

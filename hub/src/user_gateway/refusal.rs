@@ -106,7 +106,7 @@ fn code_of(reason: AbortReason) -> ErrorCode {
         AbortReason::OwnerRefused => ErrorCode::OwnerRefused,
         AbortReason::OwnerRateLimited => ErrorCode::OwnerRateLimited,
         AbortReason::LinkLost => ErrorCode::LinkLost,
-        AbortReason::Stopping | AbortReason::Busy => ErrorCode::NoAgent,
+        AbortReason::Stopping | AbortReason::Busy | AbortReason::PricesUnknown => ErrorCode::NoAgent,
         AbortReason::RequestBroken => ErrorCode::RequestMalformed,
         AbortReason::NotAllowed
         | AbortReason::OfferUnknown

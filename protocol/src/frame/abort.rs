@@ -1,7 +1,7 @@
 //! ABORT: the stream is over, and why.
 //!
 //! ```text
-//! reason u16 | received bytes u64 | retry after ms u32 | detail: length u16, UTF-8
+//! reason u16 | received bytes u64 | retry after ms u32 | elapsed ms u32 | detail: length u16, UTF-8
 //! ```
 //!
 //! Invariant: an ABORT ends one stream and never the link.
@@ -54,11 +54,13 @@ pub enum AbortReason {
     OfferUnknown = 23,
     /// The agent takes no new calls now.
     Busy = 24,
+    /// The agent does not hold the price table that the call is sold by.
+    PricesUnknown = 25,
 }
 
 impl AbortReason {
     /// Every reason, in the order of the numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Unspecified,
         Self::ConsumerGone,
         Self::RequestBroken,
@@ -77,6 +79,7 @@ impl AbortReason {
         Self::NotAllowed,
         Self::OfferUnknown,
         Self::Busy,
+        Self::PricesUnknown,
     ];
 
     /// The number on the wire.
@@ -105,6 +108,7 @@ impl AbortReason {
             Self::NotAllowed => "not_allowed",
             Self::OfferUnknown => "offer_unknown",
             Self::Busy => "busy",
+            Self::PricesUnknown => "prices_unknown",
         }
     }
 
@@ -122,6 +126,9 @@ pub struct Abort {
     pub received_bytes: u64,
     /// When a retry may succeed, in milliseconds; 0 is not known.
     pub retry_after_ms: u32,
+    /// A hub whose consumer left: for how long the request had been passed on in full, in
+    /// milliseconds, at least 1; 0 is not said, or that it was not.
+    pub elapsed_ms: u32,
     /// For the log of the other side; never shown to a consumer. At most 256 bytes.
     pub detail: String,
 }
@@ -129,7 +136,7 @@ pub struct Abort {
 impl Abort {
     /// An abort for this reason with nothing more to say.
     pub fn new(reason: AbortReason) -> Self {
-        Self { reason, received_bytes: 0, retry_after_ms: 0, detail: String::new() }
+        Self { reason, received_bytes: 0, retry_after_ms: 0, elapsed_ms: 0, detail: String::new() }
     }
 
     /// The same with a detail, cut to 256 bytes.
@@ -145,10 +152,11 @@ impl Abort {
 
     /// The payload.
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(16 + self.detail.len());
+        let mut out = BytesMut::with_capacity(20 + self.detail.len());
         out.put_u16(self.reason.number());
         out.put_u64(self.received_bytes);
         out.put_u32(self.retry_after_ms);
+        out.put_u32(self.elapsed_ms);
         put_text(&mut out, &self.detail);
         out.freeze()
     }
@@ -163,6 +171,7 @@ impl Abort {
             reason: AbortReason::from_number(reader.u16()?),
             received_bytes: reader.u64()?,
             retry_after_ms: reader.u32()?,
+            elapsed_ms: reader.u32()?,
             detail: reader.text("detail")?,
         };
         reader.end()?;

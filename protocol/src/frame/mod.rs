@@ -12,6 +12,7 @@ mod control;
 mod head;
 mod open;
 mod prices;
+mod receipt;
 mod wire;
 
 use bytes::Buf;
@@ -38,6 +39,7 @@ pub use head::decode_trailers;
 pub use head::encode_trailers;
 pub use open::BodyLength;
 pub use open::OpenHead;
+pub use open::Terms;
 pub use prices::HELD_TABLES_MAX;
 pub use prices::HeldTable;
 pub use prices::PACKED_BYTES_MAX;
@@ -45,6 +47,8 @@ pub use prices::PricePart;
 pub use prices::PriceParts;
 pub use prices::Prices;
 pub use prices::parts_of;
+pub use receipt::RECEIPT_BYTES_MAX;
+pub use receipt::Receipt;
 pub use wire::PayloadError;
 
 /// Bytes of a frame's header.
@@ -99,6 +103,8 @@ pub enum FrameKind {
     Offer = 0x23,
     /// Agent to hub: an offer that no longer holds. JSON [`Withdraw`].
     Withdraw = 0x24,
+    /// Agent to hub: what it metered of a call. Binary [`Receipt`].
+    Receipt = 0x30,
     /// Hub to agent: a part of a price table; agent to hub: which tables it holds. Binary [`Prices`].
     Prices = 0x40,
 }
@@ -121,6 +127,7 @@ impl FrameKind {
         Self::Drain,
         Self::Offer,
         Self::Withdraw,
+        Self::Receipt,
         Self::Prices,
     ];
 
@@ -142,6 +149,7 @@ impl FrameKind {
             Self::End => 16 * 1024,
             Self::Data | Self::Offer | Self::Prices => DATA_BYTES_MAX,
             Self::Abort => 1024,
+            Self::Receipt => RECEIPT_BYTES_MAX,
             Self::Credit => 4,
             Self::Ping | Self::Pong => 8,
         }
@@ -160,6 +168,7 @@ impl FrameKind {
             | Self::Drain
             | Self::Offer
             | Self::Withdraw
+            | Self::Receipt
             | Self::Prices => false,
         }
     }

@@ -14,7 +14,15 @@ use crate::id::CallId;
 use crate::id::FleetId;
 use crate::id::TokenId;
 use crate::id::VendorKeyId;
+use crate::metering::Outcome;
+use crate::metering::Rule;
+use crate::money::NanoUsd;
+use crate::price::ServiceTier;
 use crate::provider::Provider;
+use crate::usage::Doubt;
+use crate::usage::Doubts;
+use crate::usage::Meter;
+use crate::usage::Meters;
 
 use super::*;
 
@@ -109,6 +117,41 @@ fn an_open_cannot_smuggle_a_second_meaning() {
 }
 
 #[test]
+fn a_receipt_says_each_thing_once_and_nothing_that_nobody_knows() {
+    let whole = receipt_sample().encode().unwrap();
+    let with = |at: usize, bytes: &[u8]| {
+        let mut payload = whole.to_vec();
+        payload[at..at + bytes.len()].copy_from_slice(bytes);
+        Receipt::decode(payload.into())
+    };
+    let first_meter = 16 + 1 + 1 + 2 + 4 + 8 + 8 + 4 + 1 + 1;
+
+    assert_eq!(with(16, &[0]), Err(PayloadError::Field("outcome")));
+    assert_eq!(with(17, &[99]), Err(PayloadError::Field("rule")));
+    assert_eq!(with(24, &[0xff]), Err(PayloadError::Field("list")));
+    assert_eq!(with(first_meter, &[2]), Err(PayloadError::Field("meter")), "the next is 2 as well");
+    assert_eq!(with(first_meter, &[200]), Err(PayloadError::Field("meter")));
+    assert_eq!(with(first_meter + 1, &[0; 8]), Err(PayloadError::Field("meter")));
+    for end in 0..whole.len() {
+        assert!(Receipt::decode(whole.slice(..end)).is_err(), "cut at {end}");
+    }
+    let long = Receipt { model: Some("é".repeat(100)), ..receipt_sample() };
+    assert_eq!(Receipt::decode(long.encode().unwrap()).unwrap().model, Some("é".repeat(64)));
+}
+
+#[test]
+fn terms_below_nothing_are_none() {
+    let mut payload = open_sample().encode().unwrap().to_vec();
+    let ceiling = 16 + 16 + 2 + 1 + 8 + 1 + 4 + 32;
+    payload[ceiling] = 0x80;
+    assert_eq!(OpenHead::decode(payload.into()), Err(PayloadError::Field("ceiling")));
+
+    let mut payload = open_sample().encode().unwrap().to_vec();
+    payload[16 + 16 + 2 + 1 + 8] = 2;
+    assert_eq!(OpenHead::decode(payload.into()), Err(PayloadError::Field("terms")));
+}
+
+#[test]
 fn an_informational_or_absurd_status_is_no_head() {
     for status in [0_u16, 100, 102, 199, 600, 999] {
         let mut payload = status.to_be_bytes().to_vec();
@@ -166,11 +209,70 @@ proptest! {
     }
 
     #[test]
-    fn aborts_read_back_as_they_were_written(received_bytes: u64, retry_after_ms: u32, detail in ".{0,300}") {
-        let abort = Abort { received_bytes, retry_after_ms, ..Abort::with_detail(AbortReason::VendorBroke, detail) };
+    fn receipts_read_back_as_they_were_written(
+        quantities in prop::collection::vec(0..=u64::MAX, Meter::ALL.len() * 2),
+        list in 0..=i64::MAX,
+        doubts: u16,
+        model in prop::option::of("[ -~]{1,128}"),
+        outcome in 0..Outcome::ALL.len(),
+        rule in 0..Rule::ALL.len(),
+    ) {
+        let (mut meters, mut heard) = (Meters::default(), Meters::default());
+        for (meter, pair) in Meter::ALL.iter().zip(quantities.chunks(2)) {
+            meters.set(*meter, pair[0]);
+            heard.set(*meter, pair[1]);
+        }
+        let receipt = Receipt {
+            meters,
+            heard,
+            list: NanoUsd(list),
+            doubts: Doubts::from_bits(doubts),
+            heard_model: model.clone(),
+            model,
+            outcome: Outcome::ALL[outcome],
+            rule: Rule::ALL[rule],
+            ..receipt_sample()
+        };
+        let payload = receipt.encode().unwrap();
+
+        prop_assert!(payload.len() <= RECEIPT_BYTES_MAX);
+        prop_assert_eq!(Receipt::decode(payload), Ok(receipt));
+    }
+
+    #[test]
+    fn aborts_read_back_as_they_were_written(
+        received_bytes: u64,
+        retry_after_ms: u32,
+        elapsed_ms: u32,
+        detail in ".{0,300}",
+    ) {
+        let abort = Abort { received_bytes, retry_after_ms, elapsed_ms, ..Abort::with_detail(AbortReason::VendorBroke, detail) };
 
         prop_assert!(abort.detail.len() <= 256);
         prop_assert_eq!(Abort::decode(abort.encode()), Ok(abort));
+    }
+}
+
+fn receipt_sample() -> Receipt {
+    let (mut meters, mut doubts) = (Meters::default(), Doubts::default());
+    meters.set(Meter::Input, 176);
+    meters.set(Meter::CachedInput, 1024);
+    meters.set(Meter::Output, 77);
+    doubts.add(Doubt::OtherModel);
+    Receipt {
+        call: CallId([0x11; 16]),
+        price_version: 7,
+        outcome: Outcome::ConsumerLeft,
+        rule: Rule::Left,
+        doubts,
+        list: NanoUsd(2_490_000),
+        response_bytes: 1000,
+        elapsed_ms: 1_500,
+        tier: ServiceTier::Standard,
+        meters,
+        model: Some("gpt-4o".into()),
+        heard: Meters::default(),
+        heard_model: None,
     }
 }
 
@@ -178,6 +280,7 @@ fn decode_anything(payload: Bytes) {
     let _ = OpenHead::decode(payload.clone());
     let _ = ResponseHead::decode(payload.clone());
     let _ = Abort::decode(payload.clone());
+    let _ = Receipt::decode(payload.clone());
     let _ = decode_trailers(payload.clone());
     let _ = from_json::<Challenge>(&payload);
     let _ = from_json::<Auth>(&payload);
@@ -213,6 +316,7 @@ fn open_sample() -> OpenHead {
         parameter: Some("gpt".into()),
         query: Some("api-version=1".into()),
         body: BodyLength::Known(300),
+        terms: Some(Terms { price_version: 7, price_hash: Hex([0x33; 32]), ceiling: NanoUsd(5_000_000) }),
         headers,
     }
 }
@@ -223,7 +327,7 @@ fn upgrade_samples() -> [(FrameKind, StreamId, Bytes); 2] {
     asked.append("sec-websocket-version", HeaderValue::from_static("13"));
     let mut agreed = HeaderMap::new();
     agreed.append("sec-websocket-protocol", HeaderValue::from_static("realtime"));
-    let open = OpenHead { parameter: None, query: None, body: BodyLength::Upgrade, headers: asked, ..open_sample() };
+    let open = OpenHead { parameter: None, query: None, terms: None, body: BodyLength::Upgrade, headers: asked, ..open_sample() };
     let head = ResponseHead { status: StatusCode::SWITCHING_PROTOCOLS, headers: agreed };
     [(FrameKind::Open, 1, open.encode().unwrap()), (FrameKind::Head, 1, head.encode().unwrap())]
 }
@@ -258,6 +362,7 @@ fn samples() -> Vec<(FrameKind, StreamId, Bytes)> {
     let abort = Abort {
         received_bytes: 1000,
         retry_after_ms: 17_000,
+        elapsed_ms: 1_500,
         ..Abort::with_detail(AbortReason::OwnerRateLimited, "429")
     };
     FrameKind::ALL
@@ -280,6 +385,7 @@ fn samples() -> Vec<(FrameKind, StreamId, Bytes)> {
                 FrameKind::Drain => (0, to_json(&Drain { deadline_ms: 30_000 })),
                 FrameKind::Offer => (0, to_json(&offer)),
                 FrameKind::Withdraw => (0, to_json(&Withdraw { vendor_key: VendorKeyId([0x22; 16]) })),
+                FrameKind::Receipt => (0, receipt_sample().encode().unwrap()),
                 FrameKind::Prices => {
                     let table = HeldTable { version: 7, hash: Hex([0x33; 32]) };
                     (0, parts_of(table, [0x44; 64], b"packed").unwrap().remove(0))

@@ -21,6 +21,10 @@ pub struct Counters {
     pub aborts_received: AbortCounts,
     /// Times a stream had data and no credit.
     pub credit_stalls: u64,
+    /// RECEIPT frames sent.
+    pub receipts_sent: u64,
+    /// RECEIPT frames received.
+    pub receipts_received: u64,
     /// How long data waited for its turn.
     pub queue_delay: QueueDelay,
 }

@@ -38,6 +38,7 @@ pub use counters::QueueDelay;
 pub use limits::Limits;
 pub use liveness::Silent;
 pub use receive::LinkFault;
+pub use stream::Sent;
 
 use liveness::Liveness;
 use pieces::Keep;
@@ -232,8 +233,31 @@ impl Link {
         Ok(stream.outbox_room())
     }
 
+    /// What of the stream is on the wire; nothing of one that is not known.
+    pub fn sent(&self, id: StreamId) -> Sent {
+        self.streams.get(&id).map(|stream| stream.sent).unwrap_or_default()
+    }
+
+    /// Leaves an encoded RECEIPT with a body that is about to end: it goes out right before
+    /// the END, or before the ABORT of [`Link::fail`], and not at all when the stream is
+    /// aborted first.
+    pub fn leave_receipt(&mut self, id: StreamId, receipt: Bytes) {
+        if let Ok(stream) = self.sending_stream(id) {
+            stream.receipt_out = Some(receipt);
+        }
+    }
+
+    /// Sends an encoded RECEIPT now: of a call that the peer has ended.
+    pub fn send_receipt(&mut self, receipt: Bytes) {
+        if !self.over {
+            self.counters.receipts_sent += 1;
+            self.schedule.push_receipt(receipt);
+        }
+    }
+
     /// Whether nothing of the sending half waits: its END is on the wire, or it was aborted. A
-    /// hub that has the whole response waits for [`Event::Writable`] until then.
+    /// hub that has the whole response waits for [`Event::Writable`] until then, and an agent
+    /// that left a receipt.
     pub fn has_sent_all(&self, id: StreamId) -> bool {
         let sending = self.streams.get(&id).map(|stream| &stream.sending);
         sending.is_none_or(|sending| matches!(sending, Sending::Ended | Sending::AbortQueued(_) | Sending::Aborted))

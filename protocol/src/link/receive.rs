@@ -106,7 +106,9 @@ impl Link {
             self.stream_fault(frame.stream, AbortReason::Protocol, "a frame was too large", now);
             return Ok(());
         }
-        let eager = if kind.is_of_stream() { false } else { self.counts_as_eager(now)? };
+        // Of receipts there is one for each call, and they are counted against these.
+        let is_counted = !kind.is_of_stream() && kind != FrameKind::Receipt;
+        let eager = if is_counted { self.counts_as_eager(now)? } else { false };
         match kind {
             FrameKind::Open => return self.receive_open(frame, now),
             FrameKind::Head => self.receive_head(frame.stream, frame.payload, now),
@@ -140,8 +142,22 @@ impl Link {
                 }
                 self.events.push_back(Event::Control(frame));
             }
+            FrameKind::Receipt => return self.receive_receipt(frame),
             FrameKind::Challenge | FrameKind::Auth | FrameKind::Welcome => return Err(LinkFault::Misplaced(kind)),
         }
+        Ok(())
+    }
+
+    /// A receipt is for a call of this link, and each has one.
+    fn receive_receipt(&mut self, frame: Frame) -> Result<(), LinkFault> {
+        if self.side == Side::Agent {
+            return Err(LinkFault::Misplaced(FrameKind::Receipt));
+        }
+        self.counters.receipts_received += 1;
+        if self.counters.receipts_received > self.counters.opened {
+            return Err(LinkFault::Flood);
+        }
+        self.events.push_back(Event::Control(frame));
         Ok(())
     }
 

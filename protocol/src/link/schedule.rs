@@ -55,6 +55,7 @@ const PIECE_BYTES_MIN: usize = 1024;
 pub(super) struct Schedule {
     control: VecDeque<(FrameKind, StreamId, Bytes)>,
     urgent: VecDeque<StreamId>,
+    receipts: VecDeque<Bytes>,
     fresh: VecDeque<StreamId>,
     bulk: VecDeque<StreamId>,
     /// When a stream that sends little at a time had its last turn.
@@ -120,6 +121,10 @@ impl Schedule {
         self.control.push_back((kind, id, Bytes::copy_from_slice(payload)));
     }
 
+    pub(super) fn push_receipt(&mut self, receipt: Bytes) {
+        self.receipts.push_back(receipt);
+    }
+
     /// Whose turn it is: a fresh stream's, unless busy ones have waited for many of them.
     fn next_stream(&mut self) -> Option<(StreamId, DataQueue)> {
         let busy_first = self.fresh_run_bytes >= FRESH_RUN_BYTES_MAX && !self.bulk.is_empty();
@@ -142,6 +147,7 @@ impl Link {
         let schedule = &self.schedule;
         !(schedule.control.is_empty()
             && schedule.urgent.is_empty()
+            && schedule.receipts.is_empty()
             && schedule.fresh.is_empty()
             && schedule.bulk.is_empty())
     }
@@ -160,6 +166,8 @@ impl Link {
                 put_frame(out, kind, id, &payload);
             } else if let Some(id) = self.schedule.urgent.pop_front() {
                 self.put_urgent(id, out);
+            } else if let Some(receipt) = self.schedule.receipts.pop_front() {
+                put_frame(out, FrameKind::Receipt, 0, &receipt);
             } else if !self.put_data(&turn, out, now) {
                 break;
             }
@@ -227,6 +235,7 @@ impl Link {
                 (Side::Hub, false) => put_frame(out, FrameKind::Open, id, &head),
                 (Side::Agent, _) => put_frame(out, FrameKind::Head, id, &head),
             }
+            stream.sent.head = true;
         }
         if stream.credit_due > 0 {
             let credit = std::mem::take(&mut stream.credit_due);
@@ -257,6 +266,7 @@ impl Link {
             put_header(out, FrameKind::Data, id, length);
             stream.outbox.take(length, out);
             stream.send_credit -= length as u64;
+            stream.sent.body_bytes += length as u64;
             match queue {
                 DataQueue::Fresh => {
                     stream.fresh_bytes = stream.fresh_bytes.saturating_sub(length);
@@ -275,18 +285,29 @@ impl Link {
             if (1..=INTERACTIVE_BYTES_MAX).contains(&length) {
                 self.schedule.interactive_at = Some(now);
             }
+            let ends = matches!(stream.sending, Sending::EndQueued(_) | Sending::FailQueued(_));
+            if ends && let Some(receipt) = stream.receipt_out.take() {
+                put_frame(out, FrameKind::Receipt, 0, &receipt);
+                stream.sent.receipt = true;
+                self.counters.receipts_sent += 1;
+            }
             match &stream.sending {
                 Sending::EndQueued(trailers) => {
                     put_frame(out, FrameKind::End, id, trailers);
                     stream.sending = Sending::Ended;
-                    // Who has the whole response may wait for the end of what it sent.
-                    if self.side == Side::Hub && stream.receiving != Receiving::Open {
+                    stream.sent.end = true;
+                    // Who has the whole response may wait for the end of what it sent, and so
+                    // does who must know what left.
+                    if self.side == Side::Agent || stream.receiving != Receiving::Open {
                         self.events.push_back(Event::Writable(id));
                     }
                 }
                 Sending::FailQueued(abort) => {
                     put_frame(out, FrameKind::Abort, id, &abort.encode());
                     stream.sending = Sending::Aborted;
+                    if self.side == Side::Agent {
+                        self.events.push_back(Event::Writable(id));
+                    }
                 }
                 Sending::Open | Sending::Ended | Sending::AbortQueued(_) | Sending::Aborted => {}
             }

@@ -35,6 +35,19 @@ pub(super) enum Sending {
     Aborted,
 }
 
+/// What of a stream has been put on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// Its OPEN, or its HEAD.
+    pub head: bool,
+    /// Bytes of its body.
+    pub body_bytes: u64,
+    /// Its END.
+    pub end: bool,
+    /// The receipt that was left with it.
+    pub receipt: bool,
+}
+
 /// How the receiving half stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Receiving {
@@ -72,6 +85,9 @@ pub(super) struct Stream {
     pub(super) fresh_since: Micros,
     /// Since when the stream waits for its turn.
     pub(super) ready_at: Micros,
+    /// Goes right before END, or before the ABORT of a body that broke off.
+    pub(super) receipt_out: Option<Bytes>,
+    pub(super) sent: Sent,
     // Receiving.
     pub(super) head_in: Option<Bytes>,
     pub(super) head_seen: bool,
@@ -103,6 +119,8 @@ impl Stream {
             fresh_bytes: QUANTUM_BYTES_MAX,
             fresh_since: now,
             ready_at: now,
+            receipt_out: None,
+            sent: Sent::default(),
             head_in: None,
             head_seen: false,
             inbox: Pieces::default(),
@@ -159,6 +177,7 @@ impl Stream {
 
     pub(super) fn clear_outbox(&mut self) {
         self.head_out = None;
+        self.receipt_out = None;
         self.outbox.clear();
     }
 }

@@ -27,6 +27,7 @@ use super::OpenRefused;
 use super::Side;
 
 mod limits;
+mod receipts;
 
 const NOW: Micros = Micros(1);
 const WINDOW: usize = 64 * 1024;

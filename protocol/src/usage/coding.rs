@@ -154,6 +154,13 @@ impl Decoding {
         Self { state, inflate: None, encoded_bytes: 0, decoded_bytes: 0 }
     }
 
+    /// The same at the same place, where nothing is under way that cannot be copied.
+    pub(super) fn fork(&self) -> Option<Self> {
+        let Self { state, inflate, encoded_bytes, decoded_bytes } = self;
+        let (state, encoded_bytes, decoded_bytes) = (*state, *encoded_bytes, *decoded_bytes);
+        inflate.is_none().then_some(Self { state, inflate: None, encoded_bytes, decoded_bytes })
+    }
+
     /// Gives `visit` all that these bytes decode to, in pieces.
     pub(super) fn feed(&mut self, mut bytes: &[u8], visit: &mut impl FnMut(&[u8])) -> Result<(), Undecodable> {
         self.encoded_bytes = self.encoded_bytes.saturating_add(wide(bytes.len()));

@@ -40,6 +40,8 @@ pub enum Meter {
     AudioMillis = 12,
     /// Searches of the web.
     WebSearch = 13,
+    /// Characters that were spoken.
+    Characters = 14,
 }
 
 impl Meter {
@@ -58,7 +60,18 @@ impl Meter {
         Self::ImageOutput,
         Self::AudioMillis,
         Self::WebSearch,
+        Self::Characters,
     ];
+
+    /// The number on the wire and in ledgers.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The meter with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|meter| meter.number() == number)
+    }
 
     /// A short name, for bills and logs.
     pub const fn name(self) -> &'static str {
@@ -76,11 +89,12 @@ impl Meter {
             Self::ImageOutput => "image_output_tokens",
             Self::AudioMillis => "audio_milliseconds",
             Self::WebSearch => "web_searches",
+            Self::Characters => "characters",
         }
     }
 
     /// Whether it counts tokens that went in: how long a call is, which some prices depend on.
-    const fn is_input_tokens(self) -> bool {
+    pub const fn is_input_tokens(self) -> bool {
         match self {
             Self::Input
             | Self::CachedInput
@@ -90,7 +104,12 @@ impl Meter {
             | Self::CachedAudioInput
             | Self::ImageInput
             | Self::CachedImageInput => true,
-            Self::Output | Self::AudioOutput | Self::ImageOutput | Self::AudioMillis | Self::WebSearch => false,
+            Self::Output
+            | Self::AudioOutput
+            | Self::ImageOutput
+            | Self::AudioMillis
+            | Self::WebSearch
+            | Self::Characters => false,
         }
     }
 
@@ -141,7 +160,8 @@ impl Meters {
         inputs.fold(0, |sum, (_, quantity)| sum.saturating_add(quantity))
     }
 
-    fn set(&mut self, meter: Meter, quantity: u64) {
+    /// Sets the quantity of one meter.
+    pub fn set(&mut self, meter: Meter, quantity: u64) {
         if let Some(slot) = self.quantities.get_mut(meter.index()) {
             *slot = quantity;
         }

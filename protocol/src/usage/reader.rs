@@ -20,7 +20,7 @@ const NAME_BYTES_MAX: usize = 128;
 
 /// Something that makes a reading less than certain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
+#[repr(u16)]
 pub enum Doubt {
     /// A number of a usage object that no table names.
     UnknownUsage = 1,
@@ -32,11 +32,23 @@ pub enum Doubt {
     Unreadable = 8,
     /// A content coding that could not be undone.
     Undecodable = 16,
+    /// Another model answered than the one that was asked for.
+    OtherModel = 32,
+    /// It was served in a class of service that no table prices.
+    UnknownTier = 64,
+    /// Something that was used has no price.
+    Unpriced = 128,
+    /// It would cost more than the ceiling.
+    OverCeiling = 256,
+    /// The vendor ended its answer and did not state what it used.
+    Unstated = 512,
+    /// The other side's measure of time was not believed.
+    OwnClock = 1024,
 }
 
 /// A set of [`Doubt`]s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Doubts(u8);
+pub struct Doubts(u16);
 
 impl Doubts {
     /// Whether there is none.
@@ -46,11 +58,27 @@ impl Doubts {
 
     /// Whether this one is there.
     pub const fn has(self, doubt: Doubt) -> bool {
-        self.0 & doubt as u8 != 0
+        self.0 & doubt as u16 != 0
     }
 
-    pub(super) fn add(&mut self, doubt: Doubt) {
-        self.0 |= doubt as u8;
+    /// Adds one.
+    pub fn add(&mut self, doubt: Doubt) {
+        self.0 |= doubt as u16;
+    }
+
+    /// Adds all of the other set.
+    pub fn add_all(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// The set as bits, each [`Doubt`] its own.
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// The set with these bits. Those that no doubt has are kept: a newer peer may doubt more.
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits)
     }
 }
 

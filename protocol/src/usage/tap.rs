@@ -50,6 +50,7 @@ pub struct Tap {
     reading: Reading,
 }
 
+#[derive(Clone)]
 enum Framing {
     Json,
     Events(SseScan),
@@ -94,6 +95,17 @@ impl Tap {
             self.reading.ended = true;
         }
         self.reading
+    }
+
+    /// Another tap that has read the same, to try what would follow; none when what is read
+    /// is compressed.
+    pub fn fork(&self) -> Option<Self> {
+        let decoding = match &self.decoding {
+            Some(decoding) => Some(decoding.fork()?),
+            None => None,
+        };
+        let Self { framing, reader, reading, .. } = self;
+        Some(Self { decoding, framing: framing.clone(), reader: reader.clone(), reading: reading.clone() })
     }
 
     /// What was read so far.

@@ -140,6 +140,7 @@ impl Scene {
             parameter: None,
             query: query.map(str::to_owned),
             body,
+            terms: None,
             headers,
         };
         self.hub.open(&open).unwrap()

@@ -17,13 +17,14 @@ use crate::user_gateway::Outcome;
 
 const BODY: &str = r#"{"model":"gpt-9","messages":[]}"#;
 
-const NEGATIVES: [AbortReason; 7] = [
+const NEGATIVES: [AbortReason; 8] = [
     AbortReason::OwnerRefused,
     AbortReason::OwnerRateLimited,
     AbortReason::VendorUnreachable,
     AbortReason::Busy,
     AbortReason::OfferUnknown,
     AbortReason::NotAllowed,
+    AbortReason::PricesUnknown,
     AbortReason::Stopping,
 ];
 

@@ -51,6 +51,7 @@ impl Wire {
                 | FrameKind::Drain
                 | FrameKind::Offer
                 | FrameKind::Withdraw
+                | FrameKind::Receipt
                 | FrameKind::Prices => true,
             };
             if !fine {

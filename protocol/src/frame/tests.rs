@@ -327,7 +327,14 @@ fn upgrade_samples() -> [(FrameKind, StreamId, Bytes); 2] {
     asked.append("sec-websocket-version", HeaderValue::from_static("13"));
     let mut agreed = HeaderMap::new();
     agreed.append("sec-websocket-protocol", HeaderValue::from_static("realtime"));
-    let open = OpenHead { parameter: None, query: None, terms: None, body: BodyLength::Upgrade, headers: asked, ..open_sample() };
+    let open = OpenHead {
+        parameter: None,
+        query: None,
+        terms: None,
+        body: BodyLength::Upgrade,
+        headers: asked,
+        ..open_sample()
+    };
     let head = ResponseHead { status: StatusCode::SWITCHING_PROTOCOLS, headers: agreed };
     [(FrameKind::Open, 1, open.encode().unwrap()), (FrameKind::Head, 1, head.encode().unwrap())]
 }

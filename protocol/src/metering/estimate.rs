@@ -57,8 +57,7 @@ pub(super) fn complete(
     if input_unknown {
         add_input(meters, form, sku, demand);
     }
-    let output_known = reading.finished && reading.counters.get(Counter::Output).is_some();
-    let unknown_output = output_meter(form).filter(|_| !output_known);
+    let unknown_output = output_meter(form).filter(|_| !reading.output_final);
     if let Some(meter) = unknown_output {
         let by_time = sku.map_or(0, |sku| u64::from(elapsed_ms) * u64::from(sku.abort_tokens_per_second) / 1_000);
         let by_text = reading.text_bytes.div_ceil(BYTES_PER_TOKEN);

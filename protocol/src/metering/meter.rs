@@ -13,7 +13,6 @@ use super::judge::Seen;
 use super::judge::judge;
 use crate::money::NanoUsd;
 use crate::usage::Coding;
-use crate::usage::Counter;
 use crate::usage::Form;
 use crate::usage::Reading;
 use crate::usage::Shape;
@@ -72,9 +71,7 @@ impl CallMeter {
     /// worth reading on for, when the consumer has left.
     pub fn awaits_usage(&self) -> bool {
         let reading = self.tap.as_ref().map(|tap| tap.reading());
-        reading.is_some_and(|reading| {
-            reading.finished && !reading.ended && reading.counters.get(Counter::Output).is_none()
-        })
+        reading.is_some_and(|reading| reading.finished && !reading.ended && !reading.output_final)
     }
 
     /// What the call would cost at list prices if it broke off now: what is kept of a call

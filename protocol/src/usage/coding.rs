@@ -172,7 +172,12 @@ impl Decoding {
                 }
                 State::Over => return Ok(()),
                 State::GzipHead(head) => {
-                    self.state = head.next(byte)?.map_or_else(|| self.begin_inflate(false), State::GzipHead);
+                    self.state = match head.next(byte) {
+                        Ok(next) => next.map_or_else(|| self.begin_inflate(false), State::GzipHead),
+                        // After a whole member, clients take no notice of what is none.
+                        Err(Undecodable) if self.inflate.is_some() => State::Over,
+                        Err(undecodable) => return Err(undecodable),
+                    };
                     rest
                 }
                 State::GzipTail(left) => {
@@ -270,6 +275,14 @@ mod tests {
         encoded.extend(second);
 
         assert_eq!(decoded(Coding::Gzip, &[&encoded]).unwrap(), b"one two");
+    }
+
+    #[test]
+    fn what_follows_the_last_member_is_passed_over() {
+        let [(_, mut encoded), ..] = encodings(b"text");
+        encoded.extend([0; 9]);
+
+        assert_eq!(decoded(Coding::Gzip, &[&encoded]).unwrap(), b"text");
     }
 
     #[test]

@@ -85,6 +85,13 @@ impl Counters {
         }
     }
 
+    /// Takes over what another object states; what it does not state stays.
+    pub(super) fn replace(&mut self, other: &Self) {
+        for (value, newer) in self.values.iter_mut().zip(other.values) {
+            *value = newer.or(*value);
+        }
+    }
+
     /// Adds what another object states: a realtime session's answers.
     pub(super) fn add(&mut self, other: &Self) {
         for (sum, value) in self.values.iter_mut().zip(other.values) {

@@ -25,4 +25,6 @@ pub use tap::Shape;
 pub use tap::Tap;
 
 #[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! One JSON text of an answer at a time: what of it counts is added to the reading.
 //!
-//! Invariant: what was stated before an answer broke off has been read.
+//! Invariant: what a usage object says counts when the object is whole, and what was whole
+//! before an answer broke off has been read.
 
 use super::Counter;
 use super::Counters;
@@ -103,6 +104,8 @@ pub struct Reading {
     pub text_bytes: u64,
     /// The vendor said that the model has stopped.
     pub finished: bool,
+    /// It stated the output together with that, or behind it: no later figure is to come.
+    pub output_final: bool,
     /// The vendor said that the answer is whole.
     pub ended: bool,
     /// The vendor said that something failed.
@@ -117,11 +120,21 @@ pub(super) struct Reader {
     form: Form,
     json: JsonScan,
     places: [Place; LEVELS],
-    /// Realtime: of the present message, whose type may come last.
-    staged: Reading,
+    /// Of a usage object that is not whole yet, or with realtime of a message, whose type may
+    /// come last.
+    staged: Staged,
     kind: Kind,
+    /// The present text states the output.
+    states_output: bool,
     /// The text so far, while it may still be the mark of the end.
     beginning: Beginning,
+}
+
+/// Numbers that do not count yet.
+#[derive(Debug, Clone, Default)]
+struct Staged {
+    counters: Counters,
+    heard: Counters,
 }
 
 /// What the type of an event says.
@@ -155,8 +168,9 @@ impl Reader {
             form,
             json: JsonScan::new(),
             places: [Place::Outside; LEVELS],
-            staged: Reading::default(),
+            staged: Staged::default(),
             kind: Kind::Other,
+            states_output: false,
             beginning: Beginning::Blank,
         }
     }
@@ -213,6 +227,7 @@ impl Reader {
             Kind::Last => {
                 reading.ended = true;
                 reading.finished = true;
+                reading.output_final |= self.states_output;
             }
             Kind::Error => reading.failed = true,
             Kind::ResponseDone => reading.counters.add(&self.staged.counters),
@@ -237,6 +252,7 @@ impl Reader {
                 tree: self.form.tree(),
                 places: &mut self.places,
                 kind: &mut self.kind,
+                states_output: &mut self.states_output,
                 staged: &mut self.staged,
                 reading,
             },
@@ -255,7 +271,8 @@ struct Steps<'a> {
     tree: &'static Tree,
     places: &'a mut [Place; LEVELS],
     kind: &'a mut Kind,
-    staged: &'a mut Reading,
+    states_output: &'a mut bool,
+    staged: &'a mut Staged,
     reading: &'a mut Reading,
 }
 
@@ -281,8 +298,21 @@ impl Steps<'_> {
             }
             Event::Number(number) => self.number(level, number),
             Event::String(text) => self.text(level, text),
-            Event::ObjectEnd | Event::ArrayEnd | Event::Bool(_) | Event::Null => {}
+            Event::ObjectEnd => {
+                if self.form != Form::Realtime && self.tree.what(self.place(level)) == Some(What::Usage) {
+                    self.commit();
+                }
+            }
+            Event::ArrayEnd | Event::Bool(_) | Event::Null => {}
         }
+    }
+
+    /// A usage object is whole.
+    fn commit(&mut self) {
+        let stated = std::mem::take(&mut self.staged.counters);
+        self.reading.counters.replace(&stated);
+        *self.states_output |= stated.get(Counter::Output).is_some();
+        self.reading.output_final |= self.reading.finished && *self.states_output;
     }
 
     fn place(&self, level: usize) -> Place {
@@ -333,8 +363,7 @@ impl Steps<'_> {
 
     fn count(&mut self, counter: Counter, value: Option<u64>, heard: bool) {
         let Some(value) = value else { return self.reading.doubts.add(Doubt::BadNumber) };
-        let to = if self.form == Form::Realtime { &mut *self.staged } else { &mut *self.reading };
-        let counters = if heard { &mut to.heard } else { &mut to.counters };
+        let counters = if heard { &mut self.staged.heard } else { &mut self.staged.counters };
         counters.set(counter, value);
     }
 
@@ -349,7 +378,10 @@ impl Steps<'_> {
             What::Region => reading.region = name(text),
             What::Kind => *self.kind = kind(self.form, text),
             What::Text => reading.text_bytes = reading.text_bytes.saturating_add(text.len),
-            What::Finish => reading.finished |= says_finished(self.form, text),
+            What::Finish => {
+                reading.finished |= says_finished(self.form, text);
+                reading.output_final |= reading.finished && *self.states_output;
+            }
             What::Error => reading.failed = true,
             What::Count(_) | What::HeardCount(_) | What::Seconds | What::HeardSeconds => {
                 reading.doubts.add(Doubt::BadNumber);

@@ -83,7 +83,10 @@ impl Tap {
         let Self { framing, reader, reading, .. } = self;
         let decoded = decoding.feed(bytes, &mut |decoded| framing.take(decoded, reader, reading));
         if decoded.is_err() {
+            // How far it could be undone depends on the cuts: none of it counts.
+            self.reading = Reading::default();
             self.reading.doubts.add(Doubt::Undecodable);
+            self.framing = Framing::Lost;
             self.decoding = None;
         }
     }

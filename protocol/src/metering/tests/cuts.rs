@@ -129,7 +129,13 @@ fn asked_for<'a>(case: &Case, prices: &'a PriceTable, demand: &'a Demand) -> Ask
     let provider = match case.form {
         Form::Messages => Provider::Anthropic,
         Form::DeepSeekCompletions => Provider::DeepSeek,
-        _ => Provider::OpenAi,
+        Form::Completions
+        | Form::Responses
+        | Form::Embeddings
+        | Form::Images
+        | Form::Speech
+        | Form::Transcription
+        | Form::Realtime => Provider::OpenAi,
     };
     let model = if case.meters.iter().any(|(meter, _)| *meter == Meter::AudioMillis) { "whisper-1" } else { MODEL };
     Asked { provider, model, ..asked(prices, demand) }

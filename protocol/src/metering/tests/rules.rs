@@ -249,8 +249,8 @@ fn a_session_pays_for_each_answer_and_for_what_was_written_down() {
     assert_eq!((figure.rule, quantities(&figure.meters)), (Rule::Stated, case.meters.to_vec()));
     assert_eq!(quantities(&figure.heard), [(Meter::AudioMillis, 2_500)]);
     assert_eq!(figure.heard_model.as_deref(), Some("whisper-1"));
-    let session: i64 = case.meters.iter().map(|(meter, count)| i64::from(meter.number()) * *count as i64).sum();
-    assert_eq!(figure.list.0, session + 30, "2.5 seconds at 12");
+    let session: u64 = case.meters.iter().map(|(meter, count)| u64::from(meter.number()) * count).sum();
+    assert_eq!(u64::try_from(figure.list.0), Ok(session + 30), "2.5 seconds at 12");
     assert_eq!(figure.lines.len(), case.meters.len() + 1);
 }
 

@@ -5,6 +5,7 @@
 //! nothing and is seen.
 
 use super::Asked;
+use crate::demand::TierAsked;
 use crate::money::NanoUsd;
 use crate::price::Bill;
 use crate::price::BillError;
@@ -35,7 +36,7 @@ pub(super) fn bill(asked: &Asked<'_>, answered: Option<&str>, tier: Option<&str>
     let sku = asked.prices.sku(asked.provider, asked.model);
     let other = answered.filter(|answered| *answered != asked.model);
     let other = other.and_then(|answered| asked.prices.sku(asked.provider, answered));
-    let asked_tier = asked.demand.map_or(tier, |demand| demand.tier);
+    let asked_tier = asked.demand.map_or(tier, |demand| dearest(demand.tier));
     let also = (asked_tier != tier).then_some(asked_tier);
     let ways = [other.map(|sku| (sku, tier)), sku.map(|sku| (sku, tier)), sku.zip(also)];
     let bills = ways.into_iter().flatten().filter_map(|(sku, tier)| Some((sku.bill(tier, used).ok()?, tier)));
@@ -45,6 +46,15 @@ pub(super) fn bill(asked: &Asked<'_>, answered: Option<&str>, tier: Option<&str>
     let (bill, partly) = sku.or(other).map_or((Bill::default(), Doubt::Unpriced), |sku| priced_part(sku, tier, used));
     doubts.add(partly);
     Billed { bill, tier, doubts }
+}
+
+/// The dearest class of service that was agreed to.
+const fn dearest(asked: TierAsked) -> ServiceTier {
+    match asked {
+        TierAsked::Standard => ServiceTier::Standard,
+        TierAsked::Flex => ServiceTier::Flex,
+        TierAsked::Auto | TierAsked::Priority => ServiceTier::Priority,
+    }
 }
 
 /// The bill of a model that the answer names beside the one that was asked for.

@@ -73,7 +73,7 @@ fn costs_by_time(sku: Option<&Sku>) -> bool {
 
 fn add_input(meters: &mut Meters, form: Form, sku: Option<&Sku>, demand: &Demand) {
     let media = demand.media_bytes.div_ceil(MEDIA_BYTES_PER_TOKEN);
-    let images = u64::from(demand.images) * IMAGE_TOKENS;
+    let images = demand.images.saturating_mul(IMAGE_TOKENS);
     let text = demand.text_bytes.div_ceil(BYTES_PER_TOKEN).saturating_add(images);
     if form == Form::Transcription {
         meters.set(Meter::AudioInput, media);

@@ -8,7 +8,6 @@
 mod bill;
 mod estimate;
 mod figure;
-mod form;
 mod judge;
 mod meter;
 mod on_wire;
@@ -23,7 +22,6 @@ pub use figure::Ending;
 pub use figure::Figure;
 pub use figure::Outcome;
 pub use figure::Rule;
-pub use form::form_of;
 pub use meter::CallMeter;
 pub use on_wire::WireMeter;
 

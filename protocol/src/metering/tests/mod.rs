@@ -78,15 +78,7 @@ fn halved(rate: Rate) -> Rate {
 
 /// 4,000 bytes of text, two images, and at most 10,000 tokens out.
 fn demand() -> Demand {
-    Demand {
-        text_bytes: 4_000,
-        images: 2,
-        media_bytes: 0,
-        output_tokens: Some(10_000),
-        answers: 1,
-        tier: ServiceTier::Standard,
-        characters: 900,
-    }
+    Demand { text_bytes: 4_000, images: 2, output_tokens: Some(10_000), characters: 900, ..Demand::NOTHING }
 }
 
 /// A request that was sent in full.

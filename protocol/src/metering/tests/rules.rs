@@ -3,6 +3,7 @@
 //! Invariant: each figure here can be checked by hand.
 
 use super::*;
+use crate::demand::TierAsked;
 use crate::usage::Doubt;
 use crate::usage::samples::events;
 
@@ -184,7 +185,7 @@ fn of_all_prices_that_fit_the_lowest_counts() {
 
 #[test]
 fn the_class_of_service_that_was_asked_for_costs_what_it_costs_when_it_was_given() {
-    let (prices, demand) = (table(), Demand { tier: ServiceTier::Priority, ..demand() });
+    let (prices, demand) = (table(), Demand { tier: TierAsked::Auto, ..demand() });
     let asked = asked(&prices, &demand);
     let answered = |tier: &str| {
         let usage = USAGE.replacen('{', &format!(r#"{{"service_tier":"{tier}","#), 1);

@@ -77,7 +77,12 @@ fn no_answer_leads_to_a_panic_two_figures_or_more_than_the_ceiling() {
             let ending =
                 [Ending::Complete, Ending::ConsumerLeft { elapsed_ms: *number }, Ending::Broke, Ending::NotSent]
                     [usize::from(*end) % 4];
-            let demand = Demand { text_bytes: u64::MAX, images: *number, media_bytes: u64::from(*number), ..demand() };
+            let demand = Demand {
+                text_bytes: u64::MAX,
+                images: u64::from(*number),
+                media_bytes: u64::from(*number),
+                ..demand()
+            };
             let asked = Asked { ceiling: NanoUsd(1_000), ..asked(&prices, &demand) };
             let begin = || {
                 let mut meter = CallMeter::new(form);

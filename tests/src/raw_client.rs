@@ -51,13 +51,15 @@ impl RawClient {
         Ok(Self::over(TcpStream::connect(addr).await?))
     }
 
-    /// Connects with a receive buffer of about this size, so that not reading is soon noticed.
+    /// Connects with buffers of about this size, so that not reading is soon noticed, and not being
+    /// read.
     ///
     /// # Errors
     /// When nobody listens there.
-    pub async fn connect_narrow(addr: SocketAddr, receive_bytes: u32) -> Result<Self> {
+    pub async fn connect_narrow(addr: SocketAddr, buffer_bytes: u32) -> Result<Self> {
         let socket = TcpSocket::new_v4()?;
-        socket.set_recv_buffer_size(receive_bytes)?;
+        socket.set_recv_buffer_size(buffer_bytes)?;
+        socket.set_send_buffer_size(buffer_bytes)?;
         Ok(Self::over(socket.connect(addr).await?))
     }
 

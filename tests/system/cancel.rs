@@ -7,20 +7,30 @@
 use anyhow::Context;
 use anyhow::Result;
 use anyhow::ensure;
+use futures_util::StreamExt;
+use futures_util::future::try_join_all;
 use keyhaven_tests::consumer_call::Call;
 use keyhaven_tests::consumer_call::Calm;
 use keyhaven_tests::form::Form;
 use keyhaven_tests::house::House;
 use keyhaven_tests::house::Plan;
 use keyhaven_tests::raw_client::RawClient;
+use keyhaven_tests::upstream::play::CASE_HEADER;
 use keyhaven_tests::upstream::record::Exchange;
 use std::io::Write;
 use std::time::Duration;
 use std::time::Instant;
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::client_async;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 /// Cancels in a phase, and as many of them under way at once.
 const CANCELS: usize = 500;
 const AT_ONCE: usize = 100;
+
+/// A body of which much is left when nobody reads: credit and buffers on the way take a part of it.
+const STUCK_BYTES: usize = 4 << 20;
 
 /// The longest time for a cancel to arrive. Far more than it takes, and far less than any timeout.
 const PROMPTLY: Duration = Duration::from_secs(5);
@@ -39,8 +49,6 @@ enum Phase {
     BeforeHead,
     /// The vendor reads the upload, and more is to come.
     Upload,
-    /// Nobody reads the upload any more.
-    StalledUpload,
     /// Some events of a stream have come.
     Stream,
     /// Half of a whole answer has come.
@@ -52,7 +60,6 @@ impl Phase {
         match self {
             Self::BeforeDispatch | Self::Upload => "",
             Self::BeforeHead => "stall-head",
-            Self::StalledUpload => "hold-upload",
             Self::Stream => "chunks-60-1000",
             Self::Answer => "stall-body",
         }
@@ -76,11 +83,6 @@ impl Phase {
                 client.send(&call.head(&format!("content-length: {}\r\n", body.len()))).await?;
                 client.send(&body[..body.len() - 5]).await?;
             }
-            Self::StalledUpload => {
-                let body = form.sized_body(32 << 20, true);
-                client.send(&call.head(&format!("content-length: {}\r\n", body.len()))).await?;
-                client.send_until_stuck(&body).await?;
-            }
         }
         Ok(client)
     }
@@ -90,7 +92,7 @@ impl Phase {
         if self == Self::BeforeDispatch {
             return Ok(());
         }
-        let whole = !matches!(self, Self::Upload | Self::StalledUpload);
+        let whole = self != Self::Upload;
         let arrived =
             |exchange: &Exchange| exchange.case.as_deref() == Some(case) && (!whole || exchange.request.complete);
         let seen = house.upstream.wait_for(arrived).await.context(case.to_owned())?;
@@ -154,41 +156,81 @@ async fn who_leaves_in_a_whole_answer_closes_the_vendors_connection() -> Result<
     consumers_leave(Phase::Answer).await
 }
 
-/// Without credit nobody reads the consumer's connection, and its end stands behind what it sent. Then
-/// it is the timeout for an agent that takes nothing that ends the call.
+/// A reset arrives although nobody reads what was sent before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_leaves_an_upload_that_nobody_reads_is_seen_by_the_timeout() -> Result<()> {
-    let mut plan = Plan::default();
-    plan.hub.calls.vendor_head_timeout_s = STALL_MAX_S;
-    let house = House::build_as(plan).await?;
+async fn who_resets_an_upload_that_nobody_reads_is_noticed_at_once() -> Result<()> {
+    let house = House::build().await?;
     let calm = Calm::of(&house).await?;
-    let phase = Phase::StalledUpload;
-    for (way, count) in [("reset", 24), ("end", 24)] {
-        let mut left = Vec::new();
-        for number in 0..count {
-            let case = format!("stalled-{way}-{number}");
-            let mut client = phase.begin(&house, Form::FEW[number % Form::FEW.len()], &case).await?;
-            phase.reached(&house, &case, &mut client).await?;
-            left.push((case, client));
-        }
-        let began = Instant::now();
-        let mut cases = Vec::new();
-        for (case, client) in left {
-            if way == "reset" {
-                client.reset()
-            } else {
-                drop(client)
-            }
-            cases.push(case);
-        }
-        streams_end(&house, STALL_ENDS).await.with_context(|| way.to_owned())?;
-        print(&format!("cancel by {way}, StalledUpload: {count} of {count}, all within {:?}", began.elapsed()));
-        for case in cases {
+    let bodies = Form::FEW.map(|form| (form, form.sized_body(STUCK_BYTES, true)));
+    let mut waits = Vec::new();
+    for wave in 0..CANCELS / AT_ONCE {
+        let calls = (0..AT_ONCE).map(|number| {
+            let (form, body) = &bodies[number % bodies.len()];
+            stuck(&house, *form, body, format!("stuck-{wave}-{number}"))
+        });
+        let calls = try_join_all(calls).await?;
+        for (case, client) in calls {
+            let streams = streams(&house)?;
+            let at = Instant::now();
+            client.reset();
+            until_streams(&house, streams - 1, PROMPTLY).await.with_context(|| format!("{case} was lost"))?;
+            waits.push(at.elapsed());
+            // The vendor, which reads now, finds the end of what had come.
             house.upstream.steps().release(&case, 1);
             let seen = house.upstream.exchange_of(&case).await?;
             ensure!(!seen.request.complete, "{case} became whole");
         }
     }
+    tell("by the consumer, StalledUpload", &mut waits);
+    nothing_is_left(&house, &calm).await
+}
+
+/// An end stands behind what was sent, and cannot arrive before that. Then it is the timeout for an
+/// agent that takes nothing that ends the call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_ends_an_upload_that_nobody_reads_is_seen_by_the_timeout() -> Result<()> {
+    const COUNT: usize = 24;
+    let mut plan = Plan::default();
+    plan.hub.calls.vendor_head_timeout_s = STALL_MAX_S;
+    let house = House::build_as(plan).await?;
+    let calm = Calm::of(&house).await?;
+    let body = Form::OpenAi.sized_body(STUCK_BYTES, true);
+    let calls = (0..COUNT).map(|number| stuck(&house, Form::OpenAi, &body, format!("ended-{number}")));
+    let calls = try_join_all(calls).await?;
+
+    let began = Instant::now();
+    let cases: Vec<String> = calls.into_iter().map(|(case, _left)| case).collect();
+    until_streams(&house, 0, STALL_ENDS).await?;
+    print(&format!("cancel by end, StalledUpload: {COUNT} of {COUNT}, all within {:?}", began.elapsed()));
+    for case in cases {
+        house.upstream.steps().release(&case, 1);
+        let seen = house.upstream.exchange_of(&case).await?;
+        ensure!(!seen.request.complete, "{case} became whole");
+    }
+    nothing_is_left(&house, &calm).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_a_realtime_session_closes_the_vendors_connection() -> Result<()> {
+    let house = House::build().await?;
+    let calm = Calm::of(&house).await?;
+    let mut waits = Vec::new();
+    for wave in 0..CANCELS / AT_ONCE {
+        let sessions = (0..AT_ONCE).map(|number| session(&house, format!("session-{wave}-{number}")));
+        for (number, (case, socket)) in try_join_all(sessions).await?.into_iter().enumerate() {
+            let at = Instant::now();
+            if number % 2 == 1 {
+                socket.get_ref().set_zero_linger()?;
+            }
+            drop(socket);
+            let gone = |exchange: &Exchange| exchange.case.as_deref() == Some(case.as_str()) && exchange.over();
+            let seen = house.upstream.wait_for(gone).await.with_context(|| format!("{case} was lost"))?;
+            let left_at = seen.peer_closed_at.or(seen.ended_at).context("no time")?;
+            waits.push(left_at.saturating_duration_since(at));
+        }
+    }
+    tell("by the consumer, Realtime", &mut waits);
+    ensure!(waits.iter().all(|wait| *wait < PROMPTLY), "{waits:?}");
     nothing_is_left(&house, &calm).await
 }
 
@@ -237,6 +279,30 @@ async fn an_agent_that_stops_at_once_ends_every_call_and_none_hangs() -> Result<
         ensure!(seen.peer_closed_at.is_some(), "{case}: the vendor's connection was not closed");
     }
     Ok(())
+}
+
+/// A call in whose upload nothing moves any more.
+async fn stuck(house: &House, form: Form, body: &[u8], case: String) -> Result<(String, RawClient)> {
+    let call = Call::new(form, &house.api_key).case(&case).play("hold-upload");
+    let mut client = RawClient::connect_narrow(house.hub.consumer, 16 << 10).await?;
+    client.send(&call.head(&format!("content-length: {}\r\n", body.len()))).await?;
+    let sent = client.send_until_stuck(body).await?;
+    ensure!(sent < body.len(), "{case}: all of it was taken");
+    let arrived = |exchange: &Exchange| exchange.case.as_deref() == Some(case.as_str());
+    let seen = house.upstream.wait_for(arrived).await.context(case.clone())?;
+    ensure!(!seen.over() && !seen.request.complete, "{case} was over before it was given up");
+    Ok((case, client))
+}
+
+/// A realtime session in which the vendor has spoken.
+async fn session(house: &House, case: String) -> Result<(String, WebSocketStream<TcpStream>)> {
+    let url = format!("ws://{}/v1/realtime?model=gpt-realtime", house.hub.consumer);
+    let mut request = url.into_client_request()?;
+    request.headers_mut().insert("authorization", format!("Bearer {}", house.api_key).parse()?);
+    request.headers_mut().insert(CASE_HEADER, case.parse()?);
+    let (mut socket, _) = client_async(request, TcpStream::connect(house.hub.consumer).await?).await?;
+    socket.next().await.context("the end came first")??;
+    Ok((case, socket))
 }
 
 /// Has consumers leave, half of them by reset, and waits until the vendor saw each.
@@ -288,18 +354,19 @@ fn print(line: &str) {
 
 /// No stream is left on the link, the link is the one it was, and calls go on.
 async fn nothing_is_left(house: &House, calm: &Calm) -> Result<()> {
-    streams_end(house, PROMPTLY).await?;
+    until_streams(house, 0, PROMPTLY).await?;
     calm.holds(house).await
 }
 
-async fn streams_end(house: &House, most: Duration) -> Result<()> {
+fn streams(house: &House) -> Result<usize> {
+    Ok(house.hub.roster.links().first().context("no link")?.handle.stats().streams)
+}
+
+async fn until_streams(house: &House, wanted: usize, most: Duration) -> Result<()> {
     let began = Instant::now();
-    loop {
-        let streams = house.hub.roster.links().first().context("no link")?.handle.stats().streams;
-        if streams == 0 {
-            return Ok(());
-        }
-        ensure!(began.elapsed() < most, "{streams} streams are left after {most:?}");
+    while streams(house)? > wanted {
+        ensure!(began.elapsed() < most, "{} streams are left after {most:?}, not {wanted}", streams(house)?);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    Ok(())
 }

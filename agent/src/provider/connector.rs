@@ -5,6 +5,7 @@
 use std::io;
 use std::time::Duration;
 
+use keyhaven_daemon::link::stage_little;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -40,7 +41,7 @@ impl Connector {
             Some(address) => TcpStream::connect(address).await?,
             None => TcpStream::connect((host, 443)).await?,
         };
-        stream.set_nodelay(true)?;
+        stage_little(&stream)?;
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         TlsConnector::from(self.egress.tls()).connect(name, stream).await
     }

@@ -1,4 +1,4 @@
-//! What a tunnel, and a hub's connection to a consumer, ask of TCP.
+//! What a tunnel, and the connections to consumers and vendors, ask of TCP.
 //!
 //! Invariant: whoever carries a tunnel over TCP prepares it here, on both sides alike.
 

@@ -52,6 +52,7 @@ use super::models;
 use super::realtime::Switched;
 use super::refusal::Refusal;
 use super::request::RequestBody;
+use super::request::RequestError;
 use super::response::Record;
 use super::response::Relayed;
 use super::silence::Silence;
@@ -77,6 +78,7 @@ impl UserGateway {
         let mut body = Some(body);
         let mut response = match self.serve_call(call, head, &mut body, &connection, &mut record).await {
             Ok(Answer::Ours(body)) => ours(body, record),
+            Ok(Answer::Unheard(refusal)) => refusal.into_response(call),
             Ok(Answer::Relayed(Answered { head, stream, upload })) => {
                 self.relay(head, Relayed::new(stream, upload, connection, self.idle(), record))
             }
@@ -159,7 +161,17 @@ impl UserGateway {
         record.summary.model = upload.scan().model().map(str::to_owned);
         record.summary.request_bytes = upload.bytes();
         let call = Call::new(call, &route, &head, length, record.summary.model.clone());
-        Attempts::new(self, call, Some(upload), record, connection).run().await.map(Answer::Relayed)
+        let is_complete = upload.is_complete();
+        let attempts = Attempts::new(self, call, Some(upload), record, connection).run();
+        if is_complete {
+            // Its end is next on the connection, which hyper reads.
+            return attempts.await.map(Answer::Relayed);
+        }
+        tokio::select! {
+            biased;
+            answered = attempts => answered.map(Answer::Relayed),
+            () = connection.departed() => Ok(Answer::Unheard(RequestError::BrokeOff.refusal(shape))),
+        }
     }
 
     fn check_head(&self, head: &http::request::Parts, shape: ErrorShape) -> Result<(), Refusal> {
@@ -252,6 +264,8 @@ const UNWANTED_BYTES_MAX: usize = 64 * 1024;
 enum Answer {
     Ours(Bytes),
     Relayed(Answered),
+    /// The consumer has left in its upload; what it sent last may still be on its way to us.
+    Unheard(Refusal),
     /// The vendor agreed to a WebSocket on the consumer's connection.
     Switched(Answered, OnUpgrade, SessionScan),
 }

@@ -18,6 +18,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::silence::Timer;
+use super::watched_stream::Departure;
 
 /// One consumer's connection, seen from its calls and from its socket.
 #[derive(Clone)]
@@ -35,18 +36,20 @@ struct Shared {
     flushes: AtomicU64,
     waker: AtomicWaker,
     is_tunnel: AtomicBool,
+    departure: Departure,
     /// The timer that is lent to whoever waits.
     timer: Mutex<Option<Timer>>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    pub(super) fn new(place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(place: OwnedSemaphorePermit, departure: Departure) -> Self {
         let shared = Shared {
             calls: AtomicUsize::new(0),
             flushes: AtomicU64::new(0),
             waker: AtomicWaker::new(),
             is_tunnel: AtomicBool::new(false),
+            departure,
             timer: Mutex::new(None),
             _place: place,
         };
@@ -68,6 +71,11 @@ impl Connection {
                 return;
             }
         }
+    }
+
+    /// Waits until its consumer has ended it, whether anybody reads it or not.
+    pub(super) async fn departed(&self) {
+        self.shared.departure.noticed().await;
     }
 
     /// How often it was flushed to its end so far.

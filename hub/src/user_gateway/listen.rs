@@ -20,7 +20,6 @@ use rustls_pki_types::pem::PemObject;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -30,6 +29,7 @@ use super::UserGateway;
 use super::connection::Connection;
 use super::linger::Lingering;
 use super::repoll::Repolled;
+use super::watched_stream::WatchedStream;
 use super::writes::Watched;
 
 /// A consumer who has sent nothing for so long will not send just when his connection closes,
@@ -110,7 +110,8 @@ async fn accept_loop(gateway: Arc<UserGateway>, listener: TcpListener, tls: Opti
             Ok((stream, _)) => {
                 // The semaphore is never closed.
                 let Ok(place) = place else { return };
-                let connection = Connection::new(place);
+                let stream = WatchedStream::new(stream);
+                let connection = Connection::new(place, stream.departure());
                 gateway.tasks.spawn("consumer", serve(gateway.clone(), stream, tls.clone(), connection));
             }
             Err(error) => {
@@ -122,8 +123,8 @@ async fn accept_loop(gateway: Arc<UserGateway>, listener: TcpListener, tls: Opti
     }
 }
 
-async fn serve(gateway: Arc<UserGateway>, stream: TcpStream, tls: Option<ConsumerTls>, connection: Connection) {
-    if let Err(error) = stage_little(&stream) {
+async fn serve(gateway: Arc<UserGateway>, stream: WatchedStream, tls: Option<ConsumerTls>, connection: Connection) {
+    if let Err(error) = stage_little(stream.tcp()) {
         debug!(%error, "a consumer left at once: {error}");
         return;
     }

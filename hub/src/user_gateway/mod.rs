@@ -22,6 +22,7 @@ mod response;
 mod silence;
 mod upload;
 mod waiting;
+mod watched_stream;
 mod writes;
 
 use std::sync::Arc;

@@ -71,6 +71,8 @@ mod tests {
 
     use tokio::sync::Semaphore;
 
+    use crate::user_gateway::watched_stream::Departure;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -105,6 +107,6 @@ mod tests {
     }
 
     async fn connection() -> Connection {
-        Connection::new(Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap())
+        Connection::new(Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap(), Departure::default())
     }
 }

@@ -224,6 +224,11 @@ impl Consumer {
         tokio::time::timeout(PATIENCE, self.socket.write_all(bytes)).await.unwrap().unwrap();
     }
 
+    /// Leaves by TCP RST; dropping leaves properly.
+    pub(super) fn reset(self) {
+        self.socket.set_zero_linger().unwrap();
+    }
+
     /// Reads until what came holds this.
     pub(super) async fn until(&mut self, wanted: &[u8]) {
         while !self.came.windows(wanted.len()).any(|window| window == wanted) {

@@ -3,6 +3,7 @@
 //! Invariant: what an agent gets is what the consumer sent, and the hub keeps little of it.
 
 use bytes::Bytes;
+use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::BodyLength;
 use keyhaven_protocol::link::Incoming;
 
@@ -140,6 +141,28 @@ async fn a_consumer_that_leaves_in_the_middle_of_an_upload_aborts_it() {
     let reading = super::scene::read_all(&stream);
     assert!(reading.await.1.is_some(), "no end but an abort");
     aborted(&stream).await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_leaves_an_upload_that_nobody_reads_is_noticed_at_once() {
+    for resets in [false, true] {
+        let mut scene = Scene::build().await;
+        let mut agent = scene.agent(1, &["gpt-9"]).await;
+        let mut consumer = begun_upload(&scene, 500_000).await;
+        // More than the agent's credit and what the hub queues, and all of it is in this system.
+        consumer.send(&[b'x'; 200_000]).await;
+        let (_, stream) = agent.call().await;
+        until(|| agent.link.stats().buffered_bytes >= 64 * 1024).await;
+
+        if resets {
+            consumer.reset();
+        } else {
+            drop(consumer);
+        }
+
+        assert_eq!(aborted(&stream).await, AbortReason::ConsumerGone, "reset: {resets}");
+        assert_eq!(scene.summary().await.outcome, Outcome::Aborted);
+    }
 }
 
 /// A consumer that has sent the beginning of a body of this length.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! call 16 | vendor key 16 | endpoint u16 | body kind u8 (0 none, 1 length, 2 chunked, 3 upgrade)
-//! | body bytes u64 | terms: presence u8, and if 1 price version u32, price hash 32, ceiling u64
+//! | body bytes u64 | terms: presence u8, and if 1 attempt u8, price version u32, price hash 32, ceiling u64
 //! | parameter: length u16, UTF-8 (empty: none) | query: presence u8, length u16, UTF-8 | headers
 //! ```
 //!
@@ -41,6 +41,8 @@ pub enum BodyLength {
 /// By which prices a call is sold, and how far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
+    /// Which attempt at the call this is, from 1.
+    pub attempt: u8,
     /// The version of the price table.
     pub price_version: u32,
     /// Its hash.
@@ -138,6 +140,7 @@ impl OpenHead {
 
 impl Terms {
     fn put(&self, out: &mut BytesMut) -> Result<(), PayloadError> {
+        out.put_u8(self.attempt);
         out.put_u32(self.price_version);
         out.put_slice(&self.price_hash.0);
         out.put_u64(u64::try_from(self.ceiling.0).map_err(|_| PayloadError::Field("ceiling"))?);
@@ -145,8 +148,8 @@ impl Terms {
     }
 
     fn read(reader: &mut Reader) -> Result<Self, PayloadError> {
-        let (price_version, price_hash) = (reader.u32()?, Hex(reader.array()?));
+        let (attempt, price_version, price_hash) = (reader.u8()?, reader.u32()?, Hex(reader.array()?));
         let ceiling = i64::try_from(reader.u64()?).map_err(|_| PayloadError::Field("ceiling"))?;
-        Ok(Self { price_version, price_hash, ceiling: NanoUsd(ceiling) })
+        Ok(Self { attempt, price_version, price_hash, ceiling: NanoUsd(ceiling) })
     }
 }

@@ -2,7 +2,7 @@
 //! before the ABORT of one that broke off; once the hub has aborted the call, by itself.
 //!
 //! ```text
-//! call 16 | outcome u8 | rule u8 | doubts u16 | price version u32 | list nano-USD u64
+//! call 16 | attempt u8 | outcome u8 | rule u8 | doubts u16 | price version u32 | list nano-USD u64
 //! | response bytes u64 | elapsed ms u32 | tier u8
 //! | meters | model: length u16, UTF-8, at most 128, empty is none
 //! | meters of what was heard | model that heard it, the same
@@ -25,6 +25,7 @@ use crate::usage::Doubts;
 use crate::usage::Meter;
 use crate::usage::Meters;
 
+use super::Terms;
 use super::wire::PayloadError;
 use super::wire::Reader;
 use super::wire::put_text;
@@ -40,6 +41,8 @@ const MODEL_BYTES_MAX: usize = 128;
 pub struct Receipt {
     /// The call.
     pub call: CallId,
+    /// The attempt at it, as OPEN numbers it.
+    pub attempt: u8,
     /// The version of the price table that it was metered with.
     pub price_version: u32,
     /// What became of it.
@@ -68,12 +71,13 @@ pub struct Receipt {
 
 impl Receipt {
     /// The receipt of this call, metered so.
-    pub fn new(call: CallId, price_version: u32, figure: Figure) -> Self {
+    pub fn new(call: CallId, terms: &Terms, figure: Figure) -> Self {
         let Figure { outcome, rule, doubts, list, response_bytes, elapsed_ms, tier, meters, heard, .. } = figure;
         let (model, heard_model) = (figure.model, figure.heard_model);
         Self {
             call,
-            price_version,
+            attempt: terms.attempt,
+            price_version: terms.price_version,
             outcome,
             rule,
             doubts,
@@ -95,6 +99,7 @@ impl Receipt {
     pub fn encode(&self) -> Result<Bytes, PayloadError> {
         let mut out = BytesMut::with_capacity(160);
         out.put_slice(&self.call.0);
+        out.put_u8(self.attempt);
         out.put_u8(self.outcome.number());
         out.put_u8(self.rule.number());
         out.put_u16(self.doubts.bits());
@@ -117,6 +122,7 @@ impl Receipt {
     pub fn decode(payload: Bytes) -> Result<Self, PayloadError> {
         let mut reader = Reader::new(payload);
         let call = CallId(reader.array()?);
+        let attempt = reader.u8()?;
         let outcome = Outcome::from_number(reader.u8()?).ok_or(PayloadError::Field("outcome"))?;
         let rule = Rule::from_number(reader.u8()?).ok_or(PayloadError::Field("rule"))?;
         let doubts = Doubts::from_bits(reader.u16()?);
@@ -129,6 +135,7 @@ impl Receipt {
         reader.end()?;
         Ok(Self {
             call,
+            attempt,
             price_version,
             outcome,
             rule,

@@ -124,11 +124,11 @@ fn a_receipt_says_each_thing_once_and_nothing_that_nobody_knows() {
         payload[at..at + bytes.len()].copy_from_slice(bytes);
         Receipt::decode(payload.into())
     };
-    let first_meter = 16 + 1 + 1 + 2 + 4 + 8 + 8 + 4 + 1 + 1;
+    let first_meter = 16 + 1 + 1 + 1 + 2 + 4 + 8 + 8 + 4 + 1 + 1;
 
-    assert_eq!(with(16, &[0]), Err(PayloadError::Field("outcome")));
-    assert_eq!(with(17, &[99]), Err(PayloadError::Field("rule")));
-    assert_eq!(with(24, &[0xff]), Err(PayloadError::Field("list")));
+    assert_eq!(with(17, &[0]), Err(PayloadError::Field("outcome")));
+    assert_eq!(with(18, &[99]), Err(PayloadError::Field("rule")));
+    assert_eq!(with(25, &[0xff]), Err(PayloadError::Field("list")));
     assert_eq!(with(first_meter, &[2]), Err(PayloadError::Field("meter")), "the next is 2 as well");
     assert_eq!(with(first_meter, &[200]), Err(PayloadError::Field("meter")));
     assert_eq!(with(first_meter + 1, &[0; 8]), Err(PayloadError::Field("meter")));
@@ -142,7 +142,7 @@ fn a_receipt_says_each_thing_once_and_nothing_that_nobody_knows() {
 #[test]
 fn terms_below_nothing_are_none() {
     let mut payload = open_sample().encode().unwrap().to_vec();
-    let ceiling = 16 + 16 + 2 + 1 + 8 + 1 + 4 + 32;
+    let ceiling = 16 + 16 + 2 + 1 + 8 + 1 + 1 + 4 + 32;
     payload[ceiling] = 0x80;
     assert_eq!(OpenHead::decode(payload.into()), Err(PayloadError::Field("ceiling")));
 
@@ -261,6 +261,7 @@ fn receipt_sample() -> Receipt {
     doubts.add(Doubt::OtherModel);
     Receipt {
         call: CallId([0x11; 16]),
+        attempt: 2,
         price_version: 7,
         outcome: Outcome::ConsumerLeft,
         rule: Rule::Left,
@@ -316,7 +317,7 @@ fn open_sample() -> OpenHead {
         parameter: Some("gpt".into()),
         query: Some("api-version=1".into()),
         body: BodyLength::Known(300),
-        terms: Some(Terms { price_version: 7, price_hash: Hex([0x33; 32]), ceiling: NanoUsd(5_000_000) }),
+        terms: Some(Terms { attempt: 2, price_version: 7, price_hash: Hex([0x33; 32]), ceiling: NanoUsd(5_000_000) }),
         headers,
     }
 }

@@ -15,6 +15,7 @@ mod enrolment;
 mod failover;
 mod fake_agent;
 mod faults;
+mod field_insults;
 mod footprint;
 mod gigabyte;
 mod handover;

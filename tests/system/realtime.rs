@@ -20,6 +20,7 @@ use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 
 type Socket = WebSocketStream<TcpStream>;
 
@@ -81,12 +82,38 @@ async fn a_vendor_that_breaks_off_takes_the_consumers_connection_along() -> Resu
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_false_handshake_of_the_vendor_is_an_error_and_no_websocket() -> Result<()> {
     let scene = Scene::build().await?;
-    for play in ["bad-accept", "no-accept", "extension", "other-protocol"] {
+    let false_101 = ["bad-accept", "no-accept", "extension", "other-protocol", "switch-101"];
+    for play in false_101.into_iter().chain(["cut-head", "reset-head", "half-close-head"]) {
         let status = refusal(&scene, play, play).await.context(play)?;
         assert_eq!(status, 502, "{play}");
     }
     let status = refusal(&scene, "refused", "status-400").await?;
     assert_eq!(status, 400, "the vendor's own answer");
+    scene.unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_that_ends_its_half_or_leaves_the_protocol_is_passed_on_as_it_is() -> Result<()> {
+    let scene = Scene::build().await?;
+    for play in ["half-close-body", "garbage"] {
+        let mut socket = connect(&scene, play, play).await?;
+
+        let end = tokio::time::timeout(PATIENCE, async {
+            loop {
+                match socket.next().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Some(error),
+                    None => return None,
+                }
+            }
+        });
+        let end = end.await.context(play)?.context("an end in order")?;
+
+        let is_cut = matches!(&end, tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake));
+        assert_eq!(is_cut, play == "half-close-body", "{play}: {end}");
+        drop(socket);
+        scene.upstream.wait_for(|exchange| exchange.case.as_deref() == Some(play) && exchange.over()).await?;
+    }
     scene.unharmed().await
 }
 

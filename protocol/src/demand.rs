@@ -11,7 +11,7 @@ pub struct Demand {
     /// but the model's name, metadata and media.
     pub text_bytes: u64,
     /// Tokens that their arrangement may add at most: see [`OBJECT_TOKENS`] and
-    /// [`VALUE_TOKENS`].
+    /// [`VALUE_TOKENS`] and [`VENDOR_TOOL_TOKENS`].
     pub structure_tokens: u64,
     /// Characters of the text that is to be spoken, for models that are sold by them.
     pub characters: u64,
@@ -61,6 +61,10 @@ pub const OBJECT_TOKENS: u64 = 16;
 
 /// Tokens that any other value may add to its text: quotes, a colon, a comma.
 pub const VALUE_TOKENS: u64 = 4;
+
+/// Tokens that the vendor's own description of one of its tools may have. Anthropic states
+/// up to 735 for a tool and 804 for the frame around tools; this is more than any.
+pub const VENDOR_TOOL_TOKENS: u64 = 4096;
 
 /// What is asked of the prompt's cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -17,6 +17,7 @@ pub mod money;
 pub mod pin;
 pub mod price;
 pub mod provider;
+pub mod quote;
 pub mod request_scan;
 pub mod settle;
 pub mod usage;

@@ -110,6 +110,14 @@ impl PicoUsd {
         self.times_per_rounded(quantity, PICO_PER_NANO * 1_000)
     }
 
+    /// So much of it, rounded half to even: a price that rises with the way of serving.
+    ///
+    /// # Errors
+    /// When it is beyond 64 bits.
+    pub fn share_rounded(self, share: Ppm) -> Result<Self, TooMuch> {
+        self.times_per_rounded(share.0.into(), WHOLE_PPM).map(|amount| Self(amount.0))
+    }
+
     fn times_per_rounded(self, quantity: u64, divisor: i128) -> Result<NanoUsd, TooMuch> {
         let exact = i128::from(self.0) * i128::from(quantity);
         let (whole, rest) = (exact.div_euclid(divisor), exact.rem_euclid(divisor));
@@ -274,6 +282,14 @@ mod tests {
         assert_eq!(cost(501, 1), 1);
         assert_eq!(cost(1, 1499), 1);
         assert_eq!(PicoUsd(i64::MAX).times_rounded(u64::MAX), Err(TooMuch));
+    }
+
+    #[test]
+    fn a_raised_price_is_rounded_half_to_even() {
+        assert_eq!(PicoUsd(500_000).share_rounded(Ppm(1_100_000)), Ok(PicoUsd(550_000)));
+        assert_eq!(PicoUsd(5).share_rounded(Ppm(1_100_000)), Ok(PicoUsd(6)));
+        assert_eq!(PicoUsd(15).share_rounded(Ppm(1_100_000)), Ok(PicoUsd(16)));
+        assert_eq!(PicoUsd(i64::MAX).share_rounded(Ppm(1_000_001)), Err(TooMuch));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use sha2::Sha256;
 use crate::hex::Hex;
 use crate::money::NanoUsd;
 use crate::money::PicoUsd;
+use crate::money::Ppm;
 use crate::money::TooMuch;
 use crate::provider::Provider;
 use crate::usage::Meter;
@@ -76,6 +77,63 @@ impl ServiceTier {
     }
 }
 
+/// How a call is served, as far as its price depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Service {
+    /// The class of service.
+    pub tier: ServiceTier,
+    /// Whether in the vendor's fast mode.
+    pub is_fast: bool,
+    /// Whether in the United States only.
+    pub is_us: bool,
+}
+
+impl From<ServiceTier> for Service {
+    fn from(tier: ServiceTier) -> Self {
+        Self { tier, is_fast: false, is_us: false }
+    }
+}
+
+impl Service {
+    /// The service that an answer names by its tier, speed and region; `None` for one that
+    /// no table prices. Nothing said is the usual one.
+    pub fn of_answer(tier: Option<&str>, speed: Option<&str>, region: Option<&str>) -> Option<Self> {
+        let is_fast = match speed {
+            None | Some("standard") => false,
+            Some("fast") => true,
+            Some(_) => return None,
+        };
+        let is_us = match region {
+            None | Some("global" | "not_available") => false,
+            Some("us") => true,
+            Some(_) => return None,
+        };
+        Some(Self { tier: ServiceTier::of_answer(tier)?, is_fast, is_us })
+    }
+}
+
+/// By how much the prices of tokens rise with the way a call is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Surcharges {
+    /// What tokens cost in the fast mode, as a share of their usual price; `None` where
+    /// there is no such mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fast: Option<Ppm>,
+    /// The same in the United States only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub us: Option<Ppm>,
+}
+
+impl Surcharges {
+    /// The usual price for every call.
+    pub const NONE: Self = Self { fast: None, us: None };
+
+    fn is_none(&self) -> bool {
+        *self == Self::NONE
+    }
+}
+
 /// One list price.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,6 +159,9 @@ pub struct Sku {
     /// What a call that its consumer left is taken to have made per second of its life,
     /// where the vendor never said.
     pub abort_tokens_per_second: u32,
+    /// What the fast mode and the region add.
+    #[serde(default, skip_serializing_if = "Surcharges::is_none")]
+    pub surcharges: Surcharges,
     /// The prices, each (meter, tier, threshold) once, in that order.
     pub rates: Vec<Rate>,
 }
@@ -148,6 +209,9 @@ pub enum BillError {
     /// The table has no price for something that was used.
     #[error("there is no price for {} in this class of service", .0.name())]
     NoPrice(Meter),
+    /// The table has no price for this way of serving the model.
+    #[error("there is no price for {0}")]
+    NoSurcharge(&'static str),
     /// The amount is beyond 64 bits.
     #[error(transparent)]
     TooMuch(#[from] TooMuch),
@@ -262,11 +326,13 @@ impl Sku {
     ///
     /// # Errors
     /// When something has no price.
-    pub fn bill(&self, tier: ServiceTier, used: &Meters) -> Result<Bill, BillError> {
+    pub fn bill(&self, service: impl Into<Service>, used: &Meters) -> Result<Bill, BillError> {
+        let service = service.into();
         let input_tokens = used.input_tokens();
         let mut bill = Bill::default();
         for (meter, quantity) in used.iter() {
-            let unit = self.rate(meter, tier, input_tokens).ok_or(BillError::NoPrice(meter))?;
+            let unit = self.rate(meter, service.tier, input_tokens).ok_or(BillError::NoPrice(meter))?;
+            let unit = if meter.is_tokens() { self.raised(unit, service)? } else { unit };
             let nano_usd = if meter == Meter::AudioMillis {
                 unit.times_thousandths_rounded(quantity)?
             } else {
@@ -276,6 +342,20 @@ impl Sku {
             bill.list_nano_usd = bill.list_nano_usd.plus(nano_usd)?;
         }
         Ok(bill)
+    }
+
+    /// The price of a token served in this way.
+    fn raised(&self, unit: PicoUsd, service: Service) -> Result<PicoUsd, BillError> {
+        let Surcharges { fast, us } = self.surcharges;
+        let mut unit = unit;
+        for (asked, factor, name) in
+            [(service.is_fast, fast, "the fast mode"), (service.is_us, us, "serving in the United States only")]
+        {
+            if asked {
+                unit = unit.share_rounded(factor.ok_or(BillError::NoSurcharge(name))?)?;
+            }
+        }
+        Ok(unit)
     }
 
     /// The price for calls of this size: of those whose threshold they exceed, the one with
@@ -364,6 +444,38 @@ mod tests {
     }
 
     #[test]
+    fn the_fast_mode_and_the_region_raise_the_price_of_tokens_and_of_nothing_else() {
+        let mut opus =
+            sku(&[(Meter::Input, 5_000_000), (Meter::Output, 25_000_000), (Meter::WebSearch, 10_000_000_000)]);
+        let mut used = used(Form::Messages, r#"{"input_tokens":1000,"output_tokens":100}"#);
+        used.set(Meter::WebSearch, 1);
+        let fast = Service::of_answer(None, Some("fast"), Some("global")).unwrap();
+        let both = Service::of_answer(None, Some("fast"), Some("us")).unwrap();
+
+        assert_eq!(opus.bill(fast, &used), Err(BillError::NoSurcharge("the fast mode")));
+        opus.surcharges = Surcharges { fast: Some(Ppm(2_000_000)), us: Some(Ppm(1_100_000)) };
+
+        let cost = |service: Service| opus.bill(service, &used).unwrap().list_nano_usd.0 - 10_000_000;
+        assert_eq!(cost(ServiceTier::Standard.into()), 7_500_000);
+        assert_eq!(cost(fast), 15_000_000);
+        assert_eq!(cost(both), 16_500_000);
+        assert_eq!(Service::of_answer(None, Some("slow"), None), None);
+        assert_eq!(Service::of_answer(None, None, Some("eu")), None);
+    }
+
+    #[test]
+    fn a_table_without_surcharges_is_written_as_ever() {
+        let plain = String::from_utf8(table().encode()).unwrap();
+        let mut raised = table();
+        raised.models.get_mut(&Provider::OpenAi).unwrap().get_mut("gpt-4o").unwrap().surcharges.us =
+            Some(Ppm(1_100_000));
+
+        assert!(!plain.contains("surcharges"));
+        assert!(String::from_utf8(raised.encode()).unwrap().contains(r#""surcharges":{"us":1100000}"#));
+        assert_eq!(PriceTable::decode(&raised.encode()), Ok(raised));
+    }
+
+    #[test]
     fn a_table_has_one_form_and_one_hash() {
         let table = table();
         let bytes = table.encode();
@@ -428,7 +540,13 @@ mod tests {
 
     fn sku(prices: &[(Meter, i64)]) -> Sku {
         let rates = prices.iter().map(|(meter, pico_usd)| rate(*meter, *pico_usd)).collect();
-        Sku { context_tokens: None, output_tokens_max: None, abort_tokens_per_second: 100, rates }
+        Sku {
+            context_tokens: None,
+            output_tokens_max: None,
+            abort_tokens_per_second: 100,
+            surcharges: Surcharges::NONE,
+            rates,
+        }
     }
 
     fn rate(meter: Meter, pico_usd: i64) -> Rate {

@@ -35,7 +35,7 @@ pub enum Change {
     Changed {
         /// The prices that differ.
         rates: Vec<RateDiff>,
-        /// Whether context, longest output or the rate for aborted calls differ.
+        /// Whether context, longest output, surcharges or the rate for aborted calls differ.
         bounds: bool,
     },
 }
@@ -83,7 +83,7 @@ fn models(table: &PriceTable) -> BTreeMap<(Provider, &str), &Sku> {
 }
 
 fn changed(before: &Sku, after: &Sku) -> Option<Change> {
-    let bounds = |sku: &Sku| (sku.context_tokens, sku.output_tokens_max, sku.abort_tokens_per_second);
+    let bounds = |sku: &Sku| (sku.context_tokens, sku.output_tokens_max, sku.abort_tokens_per_second, sku.surcharges);
     let prices = |sku: &Sku| sku.rates.iter().map(|rate| (rate.key(), rate.pico_usd)).collect::<BTreeMap<_, _>>();
     let (old, new) = (prices(before), prices(after));
     let mut keys: Vec<_> = old.keys().chain(new.keys()).copied().collect();
@@ -101,6 +101,7 @@ fn changed(before: &Sku, after: &Sku) -> Option<Change> {
 #[cfg(test)]
 mod tests {
     use keyhaven_protocol::price::Rate;
+    use keyhaven_protocol::price::Surcharges;
 
     use super::*;
 
@@ -143,6 +144,7 @@ mod tests {
             context_tokens: None,
             output_tokens_max: None,
             abort_tokens_per_second: 1,
+            surcharges: Surcharges::NONE,
             rates: vec![Rate {
                 meter: Meter::Input,
                 tier: ServiceTier::Standard,

@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 
 use keyhaven_protocol::money::BadPrice;
 use keyhaven_protocol::money::PicoUsd;
+use keyhaven_protocol::money::Ppm;
 use keyhaven_protocol::price::Rate;
 use keyhaven_protocol::price::ServiceTier;
 use keyhaven_protocol::price::Sku;
+use keyhaven_protocol::price::Surcharges;
 use keyhaven_protocol::provider::Provider;
 use keyhaven_protocol::usage::Meter;
 use serde_json::value::RawValue;
@@ -142,6 +144,7 @@ fn sku(entry: &Entry) -> Result<Sku, Skipped> {
         return Err(Skipped::Mode(mode));
     }
     let mut rates: BTreeMap<(Meter, ServiceTier, u64), PicoUsd> = BTreeMap::new();
+    let mut surcharges = Surcharges::NONE;
     for (field, value) in entry {
         match meaning(field, &mode) {
             Meaning::Price(meter, tier, above) => {
@@ -153,6 +156,7 @@ fn sku(entry: &Entry) -> Result<Sku, Skipped> {
                     rates.insert((Meter::WebSearch, ServiceTier::Standard, 0), price);
                 }
             }
+            Meaning::Surcharges => surcharges = read_surcharges(field, value)?,
             Meaning::Unit(unit) => return Err(Skipped::Unit(unit)),
             Meaning::NotSold | Meaning::NoPrice => {}
             Meaning::Unknown => return Err(Skipped::UnknownField(field.clone())),
@@ -172,18 +176,22 @@ fn sku(entry: &Entry) -> Result<Sku, Skipped> {
         context_tokens: count(entry, "max_input_tokens"),
         output_tokens_max: count(entry, "max_output_tokens"),
         abort_tokens_per_second: ABORT_TOKENS_PER_SECOND,
+        surcharges,
         rates: rates.collect(),
     })
 }
 
 /// Where a vendor has no price of its own for what a cache had a part in, it is input like
-/// any other.
+/// any other. A search costs the same in every class of service.
 fn complete(rates: &mut BTreeMap<(Meter, ServiceTier, u64), PicoUsd>) {
     let inputs: Vec<_> =
         rates.iter().filter(|((meter, ..), _)| *meter == Meter::Input).map(|(key, price)| (*key, *price)).collect();
     for ((_, tier, above), price) in inputs {
         for meter in [Meter::CachedInput, Meter::CacheWrite] {
             rates.entry((meter, tier, above)).or_insert(price);
+        }
+        if let Some(search) = rates.get(&(Meter::WebSearch, ServiceTier::Standard, 0)).copied() {
+            rates.entry((Meter::WebSearch, tier, 0)).or_insert(search);
         }
     }
 }
@@ -205,6 +213,8 @@ enum Meaning {
     Price(Meter, ServiceTier, u64),
     /// The price of a search of the web, by the size of what it finds.
     Searches,
+    /// What the fast mode and the region add.
+    Surcharges,
     /// The price of a unit that no answer states.
     Unit(&'static str),
     /// A price of something that is refused.
@@ -223,7 +233,8 @@ fn meaning(field: &str, mode: &str) -> Meaning {
     }
     match field {
         "search_context_cost_per_query" => return Meaning::Searches,
-        "input_cost_per_character" => return Meaning::Unit("the character"),
+        "provider_specific_entry" => return Meaning::Surcharges,
+        "input_cost_per_character" => return Meaning::Price(Meter::Characters, ServiceTier::Standard, 0),
         "input_cost_per_image" | "input_cost_per_pixel" | "output_cost_per_pixel" => return Meaning::Unit("the picture"),
         "output_cost_per_video_per_second" => return Meaning::Unit("the second of video"),
         "input_cost_per_query" => return Meaning::Unit("the query"),
@@ -236,7 +247,6 @@ fn meaning(field: &str, mode: &str) -> Meaning {
         // What a region or a plan adds is asked for by headers and fields that are refused.
         "regional_processing_uplift_multiplier_eu"
         | "regional_processing_uplift_multiplier_us"
-        | "provider_specific_entry"
         // A discount at night is the owner's gain.
         | "off_peak_pricing"
         // The same as `cache_read_input_token_cost`.
@@ -299,6 +309,33 @@ fn threshold_of(field: &str) -> Option<(&str, u64)> {
 
 fn price(field: &str, value: &RawValue) -> Result<PicoUsd, Skipped> {
     value.get().parse().map_err(|error| Skipped::Price { field: field.to_owned(), error })
+}
+
+/// The shares that `provider_specific_entry` names, such as `{"us": 1.1, "fast": 2.0}`.
+fn read_surcharges(field: &str, value: &RawValue) -> Result<Surcharges, Skipped> {
+    let shares: Entry = serde_json::from_str(value.get()).map_err(|_| Skipped::UnknownField(field.to_owned()))?;
+    let mut surcharges = Surcharges::NONE;
+    for (name, value) in &shares {
+        let name = format!("{field}.{name}");
+        let share = Some(share(&name, value)?);
+        match name.rsplit('.').next() {
+            Some("us") => surcharges.us = share,
+            Some("fast") => surcharges.fast = share,
+            _ => return Err(Skipped::UnknownField(name)),
+        }
+    }
+    Ok(surcharges)
+}
+
+/// A factor as parts per million, exactly.
+fn share(field: &str, value: &RawValue) -> Result<Ppm, Skipped> {
+    let bad = |error| Skipped::Price { field: field.to_owned(), error };
+    // A price is read to the trillionth: a millionth of that scale is a part per million.
+    let PicoUsd(trillionths) = price(field, value)?;
+    if trillionths % 1_000_000 != 0 {
+        return Err(bad(BadPrice::TooFine));
+    }
+    u32::try_from(trillionths / 1_000_000).map(Ppm).map_err(|_| bad(BadPrice::TooLarge))
 }
 
 /// One price of a search, where it does not depend on the size of what is found.
@@ -384,6 +421,37 @@ mod tests {
     }
 
     #[test]
+    fn speech_is_sold_by_the_character() {
+        let tts =
+            one("tts", r#"{"litellm_provider":"openai","mode":"audio_speech","input_cost_per_character":1.5e-05}"#);
+
+        assert_eq!(tts.unwrap().rates[0].meter, Meter::Characters);
+    }
+
+    #[test]
+    fn what_the_fast_mode_and_the_region_add_is_taken_over_exactly() {
+        let sku = one(
+            "claude-x",
+            r#"{"litellm_provider":"anthropic","mode":"chat","input_cost_per_token":5e-06,"provider_specific_entry":{"us":1.1,"fast":2.0}}"#,
+        );
+
+        assert_eq!(sku.unwrap().surcharges, Surcharges { fast: Some(Ppm(2_000_000)), us: Some(Ppm(1_100_000)) });
+    }
+
+    #[test]
+    fn a_search_costs_the_same_in_every_class_of_service() {
+        let sku = one(
+            "gpt-x",
+            r#"{"litellm_provider":"openai","mode":"chat","input_cost_per_token":5e-06,"input_cost_per_token_priority":1e-05,
+                "search_context_cost_per_query":{"search_context_size_high":0.01,"search_context_size_low":0.01}}"#,
+        )
+        .unwrap();
+
+        let searches = sku.rates.iter().filter(|rate| rate.meter == Meter::WebSearch);
+        assert_eq!(searches.map(|rate| rate.tier).collect::<Vec<_>>(), [ServiceTier::Standard, ServiceTier::Priority]);
+    }
+
+    #[test]
     fn what_cannot_be_sold_exactly_is_left_out_with_the_reason() {
         let chat =
             |more: &str| format!(r#"{{"litellm_provider":"openai","mode":"chat","input_cost_per_token":1e-06{more}}}"#);
@@ -405,8 +473,8 @@ mod tests {
         );
         assert_eq!(skipped("x", r#"{"litellm_provider":"openai","mode":"chat"}"#), Skipped::NoPrice);
         assert_eq!(
-            skipped("tts", r#"{"litellm_provider":"openai","mode":"audio_speech","input_cost_per_character":1e-05}"#),
-            Skipped::Unit("the character")
+            skipped("x", &chat(r#","provider_specific_entry":{"us":1.1,"mars":2}"#)),
+            Skipped::UnknownField("provider_specific_entry.mars".to_owned())
         );
     }
 

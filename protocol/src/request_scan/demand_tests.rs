@@ -80,7 +80,7 @@ fn no_cut_changes_the_demand_of_a_form() {
     let expected = multipart(E::OpenAiImageEdits, &form).unwrap().demand();
     assert_eq!((expected.images, expected.media_bytes, expected.answers), (3, 7 + 3 + 2, 3));
     assert_eq!(expected.image.unwrap().quality, ImageQuality::Low);
-    assert_eq!(expected.text_bytes, 6 + 1 + 3);
+    assert_eq!(expected.text_bytes, 6, "neither numbers nor words that are no prompt");
     for cut in 0..=form.len() {
         let (head, tail) = form.split_at(cut);
         let content_type = http::HeaderValue::from_static("multipart/form-data; boundary=b");
@@ -188,7 +188,9 @@ fn anthropics_own_fields_are_read() {
     let fast = body(r#","speed":"fast","inference_geo":"us","service_tier":"auto""#);
     assert_eq!((fast.is_fast, fast.region, fast.tier), (true, RegionAsked::Us, TierAsked::Auto));
     assert_eq!(body(r#","inference_geo":"eu""#).region, RegionAsked::Other);
-    assert!(body(r#","context_management":{"edits":[]}"#).compacts && !body("").compacts);
+    let edits = |kind: &str| body(&format!(r#","context_management":{{"edits":[{{"type":{kind:?}}}]}}"#));
+    assert!(edits("compact_20260112").compacts && !edits("clear_thinking_20251015").compacts);
+    assert!(body(r#","compaction":{}"#).compacts && !body(r#","compaction":null"#).compacts);
 }
 
 #[test]

@@ -328,6 +328,9 @@ impl Judge {
         };
         frame.kind = u8::try_from(at).ok();
         let Some(kind) = place.kinds().get(at) else { return Ok(()) };
+        if place.is_tool() {
+            self.tally.tool_kind(kind.name);
+        }
         match kind.verdict {
             Verdict::Served(needs) => frame.needs = frame.needs.and(needs),
             Verdict::ServedWith(_) => self.searching = Some(kind.name),

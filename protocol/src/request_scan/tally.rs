@@ -14,6 +14,7 @@ use crate::demand::OBJECT_TOKENS;
 use crate::demand::RegionAsked;
 use crate::demand::TierAsked;
 use crate::demand::VALUE_TOKENS;
+use crate::demand::VENDOR_TOOL_TOKENS;
 use crate::json_scan::Event;
 use crate::json_scan::Spot;
 use crate::provider::policy::form::Form;
@@ -64,11 +65,40 @@ enum Role {
     /// What comes out beside text.
     Sound,
     Modalities,
+    /// What is done to a long conversation; only summing it up costs.
+    Context,
     Compaction,
     Cache,
     StreamOptions,
     Number(Number),
     Word(Word),
+}
+
+impl Inner {
+    /// Whether a string here is media, by its bytes or its address.
+    fn is_media(self) -> bool {
+        [Self::Picture, Self::Sound, Self::Media, Self::Bytes].contains(&self)
+    }
+}
+
+impl Role {
+    /// Whether a model may read what stands in the field.
+    const fn is_read(self) -> bool {
+        match self {
+            Self::Text
+            | Self::Prompts
+            | Self::Spoken
+            | Self::Prediction
+            | Self::Pictures
+            | Self::Recording
+            | Self::Sound
+            | Self::Context
+            | Self::Compaction => true,
+            Self::Unread | Self::Modalities | Self::Cache | Self::StreamOptions | Self::Number(_) | Self::Word(_) => {
+                false
+            }
+        }
+    }
 }
 
 /// What a number is for.
@@ -202,19 +232,11 @@ impl Tally {
         if self.role == Role::Unread {
             return;
         }
-        match event {
-            Event::ObjectStart => {
-                self.demand.structure_tokens = self.demand.structure_tokens.saturating_add(OBJECT_TOKENS);
-                if place == Place::MessageTool {
-                    self.uses = 0;
-                }
-            }
-            Event::ArrayStart => self.add_text(0),
-            Event::String(text) if inner == Inner::Other => self.add_text(text.len),
-            Event::String(_) => {}
-            Event::Number(text) => self.add_text(text.len),
-            Event::Bool(_) | Event::Null => self.add_text(5),
-            Event::ObjectEnd | Event::ArrayEnd | Event::Key(_) => return,
+        if place == Place::MessageTool && *event == Event::ObjectStart {
+            self.uses = 0;
+        }
+        if self.role.is_read() {
+            self.read(inner, event);
         }
         if *event == Event::Null {
             return;
@@ -224,6 +246,22 @@ impl Tally {
         }
         if depth <= 2 {
             self.field_value(depth, event);
+        }
+    }
+
+    /// Counts a value that a model may read.
+    #[inline]
+    fn read(&mut self, inner: Inner, event: &Event<'_>) {
+        match event {
+            Event::ObjectStart => {
+                self.demand.structure_tokens = self.demand.structure_tokens.saturating_add(OBJECT_TOKENS);
+            }
+            Event::ArrayStart => self.add_text(0),
+            Event::String(text) if !inner.is_media() => self.add_text(text.len),
+            Event::String(_) => {}
+            Event::Number(text) => self.add_text(text.len),
+            Event::Bool(_) | Event::Null => self.add_text(5),
+            Event::ObjectEnd | Event::ArrayEnd | Event::Key(_) => {}
         }
     }
 
@@ -254,15 +292,13 @@ impl Tally {
             }
             Inner::Media | Inner::Bytes => self.add_media(len),
             Inner::Source if *event == Event::ObjectStart => self.demand.is_media = true,
-            Inner::Source => self.add_text(len),
+            Inner::Source => {}
             Inner::Kind => {
-                self.add_text(len);
                 if let Event::String(text) = event {
                     self.kind(text.as_str().unwrap_or_default());
                 }
             }
             Inner::CacheTime => {
-                self.add_text(len);
                 if let Event::String(text) = event {
                     self.cache(cache_time(text.as_str()));
                 }
@@ -274,6 +310,7 @@ impl Tally {
 
     /// The `type` of an object that is neither a tool nor the consumer's own.
     fn kind(&mut self, name: &str) {
+        self.demand.compacts |= self.role == Role::Context && name.starts_with("compact");
         match name {
             // Images of OpenAI's forms are counted by their `image_url`.
             "image" => {
@@ -356,6 +393,14 @@ impl Tally {
         }
     }
 
+    /// A tool of this kind stands in the body: what the vendor itself says of its own tools
+    /// is read by the model too.
+    pub(super) fn tool_kind(&mut self, name: &str) {
+        if !matches!(name, "function" | "custom" | "namespace") {
+            self.demand.structure_tokens = self.demand.structure_tokens.saturating_add(VENDOR_TOOL_TOKENS);
+        }
+    }
+
     /// A tool of Anthropic's form is over: what its calls may cost.
     pub(super) fn tool(&mut self, kind: &str) {
         if kind.starts_with("web_search") {
@@ -369,46 +414,23 @@ impl Tally {
     /// A part of a form begins.
     pub(super) fn part(&mut self, name: &str) {
         self.field(name, false);
-        match self.role {
-            Role::Pictures => {
-                self.demand.images = self.demand.images.saturating_add(1);
-                self.demand.is_media = true;
-            }
-            Role::Recording => {
-                self.demand.audio_in = true;
-                self.demand.is_media = true;
-            }
-            Role::Unread => {}
-            Role::Text
-            | Role::Prompts
-            | Role::Spoken
-            | Role::Prediction
-            | Role::Sound
-            | Role::Modalities
-            | Role::Compaction
-            | Role::Cache
-            | Role::StreamOptions
-            | Role::Number(_)
-            | Role::Word(_) => self.add_text(0),
+        if self.role == Role::Pictures {
+            self.demand.images = self.demand.images.saturating_add(1);
+            self.demand.is_media = true;
+        } else if self.role == Role::Recording {
+            self.demand.audio_in = true;
+            self.demand.is_media = true;
+        } else if self.role.is_read() {
+            self.add_text(0);
         }
     }
 
     /// More content of a part.
     pub(super) fn part_data(&mut self, len: u64) {
-        match self.role {
-            Role::Unread => {}
-            Role::Pictures | Role::Recording => self.add_media(len),
-            Role::Text
-            | Role::Prompts
-            | Role::Spoken
-            | Role::Prediction
-            | Role::Sound
-            | Role::Modalities
-            | Role::Compaction
-            | Role::Cache
-            | Role::StreamOptions
-            | Role::Number(_)
-            | Role::Word(_) => self.demand.text_bytes = self.demand.text_bytes.saturating_add(len),
+        if matches!(self.role, Role::Pictures | Role::Recording) {
+            self.add_media(len);
+        } else if self.role.is_read() {
+            self.demand.text_bytes = self.demand.text_bytes.saturating_add(len);
         }
     }
 
@@ -464,7 +486,8 @@ fn role(form: Form, name: &str) -> Role {
         (_, "service_tier") => Role::Word(Word::Tier),
         (Form::Messages, "speed") => Role::Word(Word::Speed),
         (Form::Messages, "inference_geo") => Role::Word(Word::Region),
-        (Form::Messages | Form::Responses, "context_management" | "compaction") => Role::Compaction,
+        (Form::Messages | Form::Responses, "context_management") => Role::Context,
+        (Form::Messages, "compaction") => Role::Compaction,
         (Form::Images | Form::ImageEdits, "size") => Role::Word(Word::Size),
         (Form::Images | Form::ImageEdits, "quality") => Role::Word(Word::Quality),
         (Form::Images | Form::ImageEdits, "complexity") => Role::Word(Word::Planning),
@@ -473,7 +496,8 @@ fn role(form: Form, name: &str) -> Role {
         (Form::Images | Form::ImageEdits, "output_format") => Role::Word(Word::PictureFormat),
         (Form::Chat, "audio") => Role::Sound,
         (Form::Chat, "modalities") => Role::Modalities,
-        (Form::Chat | Form::Responses, "prompt_cache_options") | (Form::Messages, "cache_control") => Role::Cache,
+        (Form::Chat | Form::Responses, "prompt_cache_options" | "prompt_cache_retention")
+        | (Form::Messages, "cache_control") => Role::Cache,
         (Form::Speech, "stream_format") => Role::Word(Word::StreamFormat),
         (Form::Transcriptions, "response_format") => Role::Word(Word::TranscriptFormat),
         (Form::Chat | Form::Completions, "stream_options") => Role::StreamOptions,

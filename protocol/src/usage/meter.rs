@@ -113,6 +113,22 @@ impl Meter {
         }
     }
 
+    /// Whether it counts tokens at all.
+    pub const fn is_tokens(self) -> bool {
+        match self {
+            Self::Output | Self::AudioOutput | Self::ImageOutput => true,
+            Self::AudioMillis | Self::WebSearch | Self::Characters => false,
+            Self::Input
+            | Self::CachedInput
+            | Self::CacheWrite
+            | Self::CacheWrite1h
+            | Self::AudioInput
+            | Self::CachedAudioInput
+            | Self::ImageInput
+            | Self::CachedImageInput => true,
+        }
+    }
+
     const fn index(self) -> usize {
         self as usize - 1
     }

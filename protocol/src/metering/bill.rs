@@ -5,16 +5,19 @@
 //! nothing and is seen.
 
 use super::Asked;
+use crate::demand::RegionAsked;
 use crate::demand::TierAsked;
 use crate::money::NanoUsd;
 use crate::price::Bill;
 use crate::price::BillError;
+use crate::price::Service;
 use crate::price::ServiceTier;
 use crate::price::Sku;
 use crate::provider::Provider;
 use crate::usage::Doubt;
 use crate::usage::Doubts;
 use crate::usage::Meters;
+use crate::usage::Reading;
 
 /// A bill, and the class of service that it is made for.
 pub(super) struct Billed {
@@ -24,9 +27,13 @@ pub(super) struct Billed {
 }
 
 /// The bill of what was used, answered by this model in this class of service.
-pub(super) fn bill(asked: &Asked<'_>, answered: Option<&str>, tier: Option<&str>, used: &Meters) -> Billed {
+pub(super) fn bill(asked: &Asked<'_>, answered: Option<&str>, reading: &Reading, used: &Meters) -> Billed {
     let mut doubts = Doubts::default();
-    let tier = ServiceTier::of_answer(tier).unwrap_or_else(|| {
+    // The fast mode and the region cost more where both sides say so.
+    let is_fast = asked.demand.is_some_and(|demand| demand.is_fast) && reading.speed.as_deref() == Some("fast");
+    let is_us =
+        asked.demand.is_some_and(|demand| demand.region == RegionAsked::Us) && reading.region.as_deref() == Some("us");
+    let tier = ServiceTier::of_answer(reading.tier.as_deref()).unwrap_or_else(|| {
         doubts.add(Doubt::UnknownTier);
         ServiceTier::Standard
     });
@@ -39,7 +46,10 @@ pub(super) fn bill(asked: &Asked<'_>, answered: Option<&str>, tier: Option<&str>
     let asked_tier = asked.demand.map_or(tier, |demand| dearest(demand.tier));
     let also = (asked_tier != tier).then_some(asked_tier);
     let ways = [other.map(|sku| (sku, tier)), sku.map(|sku| (sku, tier)), sku.zip(also)];
-    let bills = ways.into_iter().flatten().filter_map(|(sku, tier)| Some((sku.bill(tier, used).ok()?, tier)));
+    let bills = ways
+        .into_iter()
+        .flatten()
+        .filter_map(|(sku, tier)| Some((sku.bill(Service { tier, is_fast, is_us }, used).ok()?, tier)));
     if let Some((bill, tier)) = bills.min_by_key(|(bill, _)| bill.list_nano_usd) {
         return Billed { bill, tier, doubts };
     }
@@ -84,7 +94,7 @@ fn priced_part(sku: &Sku, tier: ServiceTier, used: &Meters) -> (Bill, Doubt) {
         match sku.bill(tier, &used) {
             Ok(bill) => return (bill, Doubt::Unpriced),
             Err(BillError::NoPrice(meter)) => used.set(meter, 0),
-            Err(BillError::TooMuch(_)) => {
+            Err(BillError::NoSurcharge(_) | BillError::TooMuch(_)) => {
                 return (Bill { list_nano_usd: NanoUsd(i64::MAX), ..Bill::default() }, Doubt::OverCeiling);
             }
         }

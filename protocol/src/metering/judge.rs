@@ -169,7 +169,7 @@ fn estimate_rest(figure: &mut Figure, seen: &Seen<'_>, asked: &Asked<'_>, ending
 }
 
 fn put_bill(figure: &mut Figure, seen: &Seen<'_>, asked: &Asked<'_>) {
-    let billed = bill(asked, figure.model.as_deref(), seen.reading.tier.as_deref(), &figure.meters);
+    let billed = bill(asked, figure.model.as_deref(), seen.reading, &figure.meters);
     figure.doubts.add_all(billed.doubts);
     figure.tier = billed.tier;
     if figure.lines.is_empty() {

@@ -306,7 +306,7 @@ fn no_demand_leads_to_a_panic() {
             answers,
             server_calls,
             web_searches: server_calls / 2,
-            output_tokens: (output % 2 == 0).then_some(output),
+            output_tokens: output.is_multiple_of(2).then_some(output),
             is_media: flags & 1 != 0,
             audio_in: flags & 2 != 0,
             audio_out: flags & 4 != 0,
@@ -473,7 +473,7 @@ fn usage(form: Form, sku: &Sku, demand: &Demand, shares: &Shares) -> String {
             shares.of(0, text_bytes),
             shares.of(1, (16 * demand.characters).min(4_096)),
         ),
-        Form::Transcription if shares.0[6] % 2 == 0 => {
+        Form::Transcription if shares.0[6].is_multiple_of(2) => {
             format!(r#"{{"type":"duration","seconds":{}}}"#, shares.of(0, (demand.media_bytes / 500).min(window / 10)))
         }
         Form::Transcription => format!(
@@ -490,9 +490,10 @@ fn usage(form: Form, sku: &Sku, demand: &Demand, shares: &Shares) -> String {
 }
 
 fn used(form: Form, usage: &str) -> Meters {
-    let answer = match form {
-        Form::Realtime => format!(r#"{{"type":"response.done","response":{{"usage":{usage}}}}}"#),
-        _ => format!(r#"{{"usage":{usage}}}"#),
+    let answer = if form == Form::Realtime {
+        format!(r#"{{"type":"response.done","response":{{"usage":{usage}}}}}"#)
+    } else {
+        format!(r#"{{"usage":{usage}}}"#)
     };
     let mut tap = Tap::new(form, Shape::Json, Some(Coding::Identity));
     tap.feed(answer.as_bytes());

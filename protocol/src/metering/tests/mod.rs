@@ -22,6 +22,7 @@ use crate::price::PriceTable;
 use crate::price::Rate;
 use crate::price::ServiceTier;
 use crate::price::Sku;
+use crate::price::Surcharges;
 use crate::provider::Provider;
 use crate::usage::Form;
 use crate::usage::Meter;
@@ -47,6 +48,7 @@ fn sku(factor: i64, without: &[Meter]) -> Sku {
         context_tokens: Some(100_000),
         output_tokens_max: Some(50_000),
         abort_tokens_per_second: 100,
+        surcharges: Surcharges::NONE,
         rates: rates.collect(),
     }
 }

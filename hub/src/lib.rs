@@ -8,6 +8,7 @@ pub mod api_key;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod consumer_api;
 pub mod directory;
 pub mod dispatch;
 pub mod handover;

@@ -22,6 +22,7 @@ pub struct PicoUsd(pub i64);
 pub struct Ppm(pub u32);
 
 const NANO_PER_USD: i128 = 1_000_000_000;
+const NANO_DIGITS: usize = 9;
 const PICO_DIGITS: usize = 12;
 const PICO_PER_NANO: i128 = 1_000;
 const WHOLE_PPM: i128 = 1_000_000;
@@ -59,6 +60,20 @@ pub enum BadShare {
     TooFine,
     /// Beyond 4294.
     #[error("it is too large")]
+    TooLarge,
+}
+
+/// A text that is no amount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadAmount {
+    /// No plain decimal number.
+    #[error("it is no amount of US dollars such as 12.50")]
+    NoNumber,
+    /// Digits beyond the ninth after the point.
+    #[error("it is finer than a billionth of a US dollar")]
+    TooFine,
+    /// Beyond 64 bits.
+    #[error("it is beyond 9.2 thousand million US dollars")]
     TooLarge,
 }
 
@@ -169,6 +184,26 @@ impl FromStr for Ppm {
         }
         let millionths = format!("{whole}{fraction:0<6}");
         millionths.parse().map(Self).map_err(|_| BadShare::TooLarge)
+    }
+}
+
+/// Reads plain decimal dollars such as `12` or `0.000000001`, exactly.
+impl FromStr for NanoUsd {
+    type Err = BadAmount;
+
+    fn from_str(text: &str) -> Result<Self, BadAmount> {
+        let (unsigned, is_negative) = text.strip_prefix('-').map_or((text, false), |rest| (rest, true));
+        let (whole, decimals) = unsigned.split_once('.').unwrap_or((unsigned, "0"));
+        let are_digits = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        if !are_digits(whole) || !are_digits(decimals) {
+            return Err(BadAmount::NoNumber);
+        }
+        let decimals = decimals.trim_end_matches('0');
+        if decimals.len() > NANO_DIGITS {
+            return Err(BadAmount::TooFine);
+        }
+        let digits = format!("{}{whole}{decimals:0<NANO_DIGITS$}", if is_negative { "-" } else { "" });
+        digits.parse().map(Self).map_err(|_| BadAmount::TooLarge)
     }
 }
 
@@ -301,6 +336,28 @@ mod tests {
     }
 
     #[test]
+    fn amounts_are_read_exactly_or_not_at_all() {
+        let amounts = [
+            ("12", 12_000_000_000),
+            ("12.5", 12_500_000_000),
+            ("0.000000001", 1),
+            ("0.1000000000000", 100_000_000),
+            ("-3.25", -3_250_000_000),
+            ("9223372036.854775807", i64::MAX),
+            ("-9223372036.854775808", i64::MIN),
+            ("007", 7_000_000_000),
+        ];
+        for (text, nano) in amounts {
+            assert_eq!(text.parse(), Ok(NanoUsd(nano)), "{text}");
+        }
+        for bad in ["", "-", ".5", "5.", "1e3", "1,000", "$5", "+5", " 5", "5 ", "--5", "0x5", "NaN", "1.-5"] {
+            assert_eq!(bad.parse::<NanoUsd>(), Err(BadAmount::NoNumber), "{bad}");
+        }
+        assert_eq!("0.0000000001".parse::<NanoUsd>(), Err(BadAmount::TooFine));
+        assert_eq!("9223372036.854775808".parse::<NanoUsd>(), Err(BadAmount::TooLarge));
+    }
+
+    #[test]
     fn amounts_are_shown_as_dollars() {
         assert_eq!(NanoUsd(1_234_500_000).to_string(), "$1.2345");
         assert_eq!(NanoUsd(0).to_string(), "$0.00");
@@ -326,7 +383,13 @@ mod tests {
         }
 
         #[test]
+        fn an_amount_is_read_as_it_is_shown(nano in any::<i64>()) {
+            prop_assert_eq!(NanoUsd(nano).to_string().replace('$', "").parse(), Ok(NanoUsd(nano)));
+        }
+
+        #[test]
         fn no_text_leads_to_a_panic(text in "[-+0-9.eE]{0,24}") {
+            let _ = text.parse::<NanoUsd>();
             let _ = text.parse::<PicoUsd>();
         }
     }

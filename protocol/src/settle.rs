@@ -82,6 +82,18 @@ pub struct Settled {
     pub verdict: Verdict,
 }
 
+impl Settled {
+    /// Nothing moves.
+    pub const NOTHING: Self = Self {
+        charge: NanoUsd::ZERO,
+        credit: NanoUsd::ZERO,
+        open: NanoUsd::ZERO,
+        suspense: NanoUsd::ZERO,
+        margin: NanoUsd::ZERO,
+        verdict: Verdict::Open,
+    };
+}
+
 /// Settles a call: the charge is the hub's figure by the zone, rounded up, and the credit the
 /// lower of the two figures by the tier, rounded down.
 ///
@@ -93,14 +105,7 @@ pub fn settle(hub: Metered, agent: Option<Metered>, shares: Shares) -> Result<Se
     let Some(agent) = agent else {
         let open = hub_list.share_rounded_down(shares.tier)?;
         let margin = minus(charge, open)?;
-        return Ok(Settled {
-            charge,
-            credit: NanoUsd::ZERO,
-            open,
-            suspense: NanoUsd::ZERO,
-            margin,
-            verdict: Verdict::Open,
-        });
+        return Ok(Settled { charge, open, margin, ..Settled::NOTHING });
     };
     let agent_list = agent.list.max(NanoUsd::ZERO);
     let verdict = match agent_list.cmp(&hub_list) {

@@ -68,7 +68,21 @@ const ROOMS: &[(&str, &[Row])] = &[
         "hub",
         &[
             ("main", &["cli"]),
-            ("cli", &["app", "config", "keys", "listening", "pricing", "registry", "store", "user_gateway"]),
+            (
+                "cli",
+                &[
+                    "app",
+                    "config",
+                    "key_policy",
+                    "keys",
+                    "listening",
+                    "pricing",
+                    "registry",
+                    "settlement",
+                    "store",
+                    "user_gateway",
+                ],
+            ),
             (
                 "app",
                 &[
@@ -90,6 +104,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("agent_gateway", &["config", "directory", "pricing", "registry", "store"]),
             ("registry", &["api_key", "config", "key_policy", "keys", "store"]),
             ("directory", &["api_key", "key_policy", "store"]),
+            ("consumer_api", &["directory", "key_policy", "pricing", "settlement", "store"]),
             ("settlement", &["key_policy", "store"]),
             ("keys", &["store"]),
             ("listening", &["config"]),

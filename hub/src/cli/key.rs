@@ -9,12 +9,17 @@ use keyhaven_daemon::cli::table;
 use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::id::AccountId;
 use keyhaven_protocol::id::ApiKeyId;
 use serde::Serialize;
 
+use super::account;
 use super::confirm::Consent;
+use super::key_limits::Limits;
 use super::text;
 use crate::config::Config;
+use crate::key_policy::KeyPolicy;
+use crate::key_policy::Mode;
 use crate::registry::Registry;
 use crate::store::api_keys::ApiKey;
 
@@ -25,6 +30,18 @@ pub(super) enum KeyCommand {
         /// What you call it.
         #[arg(long)]
         name: String,
+        /// Whose money it spends: an account's name or id.
+        #[arg(long, default_value = "default")]
+        account: String,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// Change what a key may do; what is not named stays.
+    Set {
+        /// The key's id, or its name if only one key has it.
+        id: String,
+        #[command(flatten)]
+        limits: Limits,
     },
     /// List all keys, masked.
     List,
@@ -43,7 +60,10 @@ pub(super) struct RevokeArgs {
 pub(super) async fn run(output: Output, config: &Config, command: KeyCommand) -> anyhow::Result<()> {
     let registry = super::open(config).await?;
     let done = match command {
-        KeyCommand::Create { name } => create(output, config, &registry, &name).await,
+        KeyCommand::Create { name, account, limits } => {
+            create(output, config, &registry, &name, &account, &limits).await
+        }
+        KeyCommand::Set { id, limits } => set(output, &registry, &id, &limits).await,
         KeyCommand::List => list(output, &registry).await,
         KeyCommand::Revoke(args) => revoke(output, &registry, args).await,
     };
@@ -51,17 +71,41 @@ pub(super) async fn run(output: Output, config: &Config, command: KeyCommand) ->
     done
 }
 
-async fn create(output: Output, config: &Config, registry: &Registry, name: &str) -> anyhow::Result<()> {
-    let (row, key) = registry.create_api_key(name, unix_ms_now()).await.map_err(super::failure)?;
+async fn create(
+    output: Output,
+    config: &Config,
+    registry: &Registry,
+    name: &str,
+    account: &str,
+    limits: &Limits,
+) -> anyhow::Result<()> {
+    let account = account::find(&registry.store, account).await?;
+    let policy = limits.change(&KeyPolicy::default(), unix_ms_now())?;
+    let made = registry.create_api_key_for(account.id, policy, name, unix_ms_now()).await;
+    let (row, key) = made.map_err(super::failure)?;
     let answer = Created {
         api_key_id: row.id,
         name: &row.name,
+        account_id: row.account,
         key: key.reveal(),
         masked: &row.masked,
         base_url: config.consumer_url(),
     };
     output.emit("api-key-created", &answer, || answer.to_text())?;
     output.note("keep it now: it is not stored and cannot be shown again");
+    Ok(())
+}
+
+async fn set(output: Output, registry: &Registry, wanted: &str, limits: &Limits) -> anyhow::Result<()> {
+    let key = find(registry, wanted).await?;
+    if limits.is_empty() {
+        output.note("nothing was named, so nothing was done");
+    }
+    let policy = limits.change(&key.policy, unix_ms_now())?;
+    registry.store.set_key_policy(key.id, &policy).await.map_err(super::failure)?;
+    let key = ApiKey { policy, ..key };
+    let view = KeyView::of(&key);
+    output.emit("api-key", &view, || listed(std::slice::from_ref(&view)))?;
     Ok(())
 }
 
@@ -91,7 +135,7 @@ async fn revoke(output: Output, registry: &Registry, args: RevokeArgs) -> anyhow
 }
 
 /// By id; by name if that is plain. Revoked keys give their names back.
-async fn find(registry: &Registry, wanted: &str) -> Result<ApiKey, Failure> {
+pub(super) async fn find(registry: &Registry, wanted: &str) -> Result<ApiKey, Failure> {
     let not_found = |detail: String| Failure::new(ErrorCode::ApiKeyNotFound, detail);
     let keys = registry.store.api_keys().await?;
     if let Ok(id) = wanted.parse::<ApiKeyId>() {
@@ -111,6 +155,7 @@ async fn find(registry: &Registry, wanted: &str) -> Result<ApiKey, Failure> {
 struct Created<'a> {
     api_key_id: ApiKeyId,
     name: &'a str,
+    account_id: AccountId,
     key: &'a str,
     masked: &'a str,
     base_url: String,
@@ -131,6 +176,9 @@ struct KeyView<'a> {
     name: &'a str,
     masked: &'a str,
     state: &'static str,
+    account_id: AccountId,
+    #[serde(flatten)]
+    policy: &'a KeyPolicy,
     created_unix_ms: u64,
     revoked_unix_ms: Option<u64>,
     last_used_unix_ms: Option<u64>,
@@ -143,6 +191,8 @@ impl<'a> KeyView<'a> {
             name: &key.name,
             masked: &key.masked,
             state: if key.revoked_unix_ms.is_some() { "revoked" } else { "active" },
+            account_id: key.account,
+            policy: &key.policy,
             created_unix_ms: key.created_unix_ms,
             revoked_unix_ms: key.revoked_unix_ms,
             last_used_unix_ms: key.last_used_unix_ms,
@@ -160,18 +210,31 @@ fn listed(keys: &[KeyView<'_>]) -> String {
             key.name.to_owned(),
             key.masked.to_owned(),
             key.state.to_owned(),
+            limits_of(key.policy),
             text::time(key.created_unix_ms),
             text::maybe_time(key.last_used_unix_ms),
         ]
     });
-    let headers = ["ID", "NAME", "KEY", "STATE", "CREATED", "LAST USED"];
+    let headers = ["ID", "NAME", "KEY", "STATE", "LIMITS", "CREATED", "LAST USED"];
     table(&headers, rows.collect())
+}
+
+fn limits_of(policy: &KeyPolicy) -> String {
+    let budgets = [("day", policy.budgets.day), ("month", policy.budgets.month), ("total", policy.budgets.total)];
+    let mut limits: Vec<String> =
+        budgets.iter().filter_map(|(of, budget)| budget.map(|budget| format!("{budget} {of}"))).collect();
+    if policy.mode == Mode::Exact {
+        limits.push(policy.mode.name().to_owned());
+    }
+    limits.extend((!policy.models.is_empty()).then(|| format!("models {}", policy.models.join(" "))));
+    limits.extend((!policy.networks.is_empty()).then(|| format!("from {}", text::joined(&policy.networks))));
+    limits.extend(policy.expires_unix_ms.map(|end| format!("until {}", text::time(end))));
+    if limits.is_empty() { "-".to_owned() } else { limits.join("; ") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key_policy::KeyPolicy;
     use crate::keys::HubKeys;
     use crate::store::accounts::DEFAULT_ACCOUNT;
 
@@ -198,6 +261,12 @@ mod tests {
                 "name": "web",
                 "masked": "kh_sk_abcd...wxyz",
                 "state": "active",
+                "account_id": "ac_00000000000000000000000000000001",
+                "mode": "assist",
+                "budgets": {"day": null, "month": null, "total": null},
+                "models": [],
+                "networks": [],
+                "expires_unix_ms": null,
                 "created_unix_ms": 1_795_168_800_000_u64,
                 "revoked_unix_ms": null,
                 "last_used_unix_ms": null,

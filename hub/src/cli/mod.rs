@@ -3,6 +3,7 @@
 //! Invariant: answers go to stdout, everything else to stderr, and a secret is
 //! printed only by the command that makes it.
 
+mod account;
 mod admin_client;
 mod agent;
 mod config;
@@ -10,10 +11,12 @@ mod confirm;
 mod doctor;
 mod init;
 mod key;
+mod key_limits;
 mod price;
 mod serve;
 mod status;
 mod text;
+mod usage;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -81,6 +84,14 @@ enum Command {
     /// Create, list and revoke consumers' API keys.
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Make accounts, book deposits, show balances.
+    #[command(subcommand)]
+    Account(account::AccountCommand),
+    /// Show what one call cost.
+    #[command(subcommand)]
+    Call(usage::CallCommand),
+    /// Show what calls cost, by key and model.
+    Usage(usage::UsageArgs),
     /// Import, compare and publish list prices.
     #[command(subcommand)]
     Price(price::PriceCommand),
@@ -129,6 +140,12 @@ impl Cli {
                 let config = global.load_beside_hub()?;
                 block_on(key::run(output, &config, command))
             }
+            Command::Account(command) => {
+                let config = global.load_beside_hub()?;
+                block_on(account::run(output, &config, command))
+            }
+            Command::Call(command) => block_on(usage::call(output, &global.load_beside_hub()?, command)),
+            Command::Usage(args) => block_on(usage::usage(output, &global.load_beside_hub()?, args)),
             Command::Price(command) => {
                 let config = global.load_beside_hub()?;
                 block_on(price::run(output, &config, command))
@@ -239,7 +256,17 @@ mod tests {
             "agent drain office --undo",
             "agent revoke office --yes",
             "key create --name web",
+            "key create --name web --account acme --mode exact --budget-day 5 --budget-month 50.5 --budget-total 500 \
+             --model gpt-4o --model claude-* --ip 10.0.0.0/8 --ip ::1 --expires 30d",
+            "key set web --budget-day none --model none --expires none",
             "key list",
+            "account create acme --zone premium",
+            "account list --json",
+            "account show acme",
+            "account deposit acme 12.50 --reference invoice-7",
+            "account set acme --zone discount --block",
+            "call show call_01890000000070008000000000000001",
+            "usage --key web --account acme --model gpt-4o --since 7d --json",
             "key revoke web --yes --dry-run",
             "price import model_prices.json",
             "price show gpt-4o --version 1",
@@ -271,6 +298,12 @@ mod tests {
             "agent invite --name a --again b",
             "agent revoke",
             "key create",
+            "key create --name web --budget-day 1e3",
+            "account deposit acme 12.50",
+            "account deposit acme 0.0000000001 --reference r",
+            "account set acme --block --unblock",
+            "account create acme --zone gold",
+            "call show 7",
             "--set nothing status",
             "completions cmd",
             "servve",

@@ -28,6 +28,7 @@ use crate::pricing::book::PriceBook;
 use crate::pricing::diff::Change;
 use crate::pricing::diff::ModelDiff;
 use crate::pricing::diff::diff;
+use crate::pricing::unit::sold_by;
 
 /// The longest file of prices; LiteLLM's has 3 MB.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -255,22 +256,7 @@ impl RateView {
 
 /// As vendors state it: per million tokens, per minute of audio, per thousand searches.
 fn money_per_unit(meter: Meter, price: PicoUsd) -> String {
-    let (units, unit) = match meter {
-        Meter::AudioMillis => (60, "minute"),
-        Meter::WebSearch => (1_000, "1,000 searches"),
-        Meter::Characters => (1_000_000, "1M characters"),
-        Meter::Input
-        | Meter::CachedInput
-        | Meter::CacheWrite
-        | Meter::CacheWrite1h
-        | Meter::Output
-        | Meter::AudioInput
-        | Meter::CachedAudioInput
-        | Meter::AudioOutput
-        | Meter::ImageInput
-        | Meter::CachedImageInput
-        | Meter::ImageOutput => (1_000_000, "1M tokens"),
-    };
+    let (units, unit) = sold_by(meter);
     let amount = price.times_rounded(units).unwrap_or(NanoUsd(i64::MAX));
     format!("{amount} / {unit}")
 }

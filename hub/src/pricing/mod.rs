@@ -6,3 +6,4 @@ pub mod board;
 pub mod book;
 pub mod diff;
 pub mod litellm;
+pub mod unit;

@@ -53,8 +53,6 @@ fn negative(amount: NanoUsd) -> NanoUsd {
 
 #[cfg(test)]
 mod tests {
-    use keyhaven_protocol::settle::settle;
-
     use super::*;
     use crate::settlement::tests::metering;
     use crate::settlement::tests::record;
@@ -64,10 +62,9 @@ mod tests {
         for (hub, agent) in
             [(0, None), (0, Some(5)), (1000, None), (1000, Some(1000)), (1000, Some(7)), (7, Some(1000))]
         {
-            let mut record = record(1, NanoUsd(hub));
-            record.agent_metered = agent.map(|list| metering(NanoUsd(list)));
-            let agent = record.agent_metered.as_ref().map(|metering| metering.figure());
-            record.settled = settle(record.hub_metered.figure(), agent, record.sale.shares).unwrap();
+            let agent = agent.map(|list| metering(NanoUsd(list)));
+            let sale = record(1, NanoUsd(hub)).sale;
+            let record = CallRecord::settled(sale, 200, 1, metering(NanoUsd(hub)), agent).unwrap();
 
             let entries = of_call(&record);
 

@@ -26,6 +26,7 @@ use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::AccountId;
+use keyhaven_protocol::id::ApiKeyId;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::money::NanoUsd;
 use metrics::counter;
@@ -306,6 +307,19 @@ impl Books {
     /// The database's.
     pub async fn balance(&self, account: AccountId) -> Result<NanoUsd, StoreError> {
         self.shared.store.balance(Side::Consumer(account)).await
+    }
+
+    /// What calls of a key have cost on this day, in this month and in all, as far as it is
+    /// written.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn spent(&self, key: ApiKeyId, now_unix_ms: u64) -> Result<[NanoUsd; 3], StoreError> {
+        let mut spent = [NanoUsd::ZERO; 3];
+        for (spent, period) in spent.iter_mut().zip(Period::of(now_unix_ms)) {
+            *spent = self.shared.store.spent(key, period).await?;
+        }
+        Ok(spent)
     }
 
     /// Calls summed up by key and model, as far as they are written.

@@ -4,19 +4,26 @@
 
 use std::collections::BTreeMap;
 
+use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::hex::Hex;
 use keyhaven_protocol::id::AccountId;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::ApiKeyId;
 use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::metering::Figure;
+use keyhaven_protocol::metering::Outcome;
 use keyhaven_protocol::money::NanoUsd;
+use keyhaven_protocol::money::TooMuch;
 use keyhaven_protocol::price::Line;
 use keyhaven_protocol::price::ServiceTier;
 use keyhaven_protocol::price::Zone;
 use keyhaven_protocol::provider::Provider;
-use keyhaven_protocol::settle;
+use keyhaven_protocol::settle::Metered;
 use keyhaven_protocol::settle::Settled;
 use keyhaven_protocol::settle::Shares;
+use keyhaven_protocol::settle::settle;
+use keyhaven_protocol::usage::Doubt;
+use keyhaven_protocol::usage::Doubts;
 use keyhaven_protocol::usage::Meter;
 use serde::Deserialize;
 use serde::Serialize;
@@ -59,9 +66,9 @@ pub struct Sale {
 #[serde(rename_all = "snake_case")]
 pub enum CallOutcome {
     /// The vendor's end was seen.
-    Served,
+    Complete,
     /// The vendor answered with an error.
-    VendorError,
+    Failed,
     /// The consumer left.
     ConsumerLeft,
     /// The answer broke off with the consumer still there.
@@ -75,13 +82,17 @@ pub enum CallOutcome {
 /// What one side metered of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metering {
+    /// What it saw become of the call.
+    pub outcome: CallOutcome,
     /// How much of what.
     pub usage: BTreeMap<Meter, u64>,
-    /// What that costs at list prices.
+    /// Realtime: how much of what of the model that wrote down what was heard.
+    pub heard: BTreeMap<Meter, u64>,
+    /// What that costs at list prices; an agent does not say it.
     pub lines: Vec<Line>,
     /// Their sum, or less where a ceiling came first.
     pub list_nano_usd: NanoUsd,
-    /// The class of service that the answer names.
+    /// The class of service that is billed.
     pub tier: ServiceTier,
     /// The model that the answer names.
     pub model: Option<String>,
@@ -89,10 +100,12 @@ pub struct Metering {
     pub rule: String,
     /// Whether the vendor did not say all of it.
     pub estimated: bool,
-    /// What in the answer contradicts itself.
+    /// What makes it less than certain, as `docs/METERING.md` lists it.
     pub doubts: Vec<String>,
     /// Bytes of the answer's body.
     pub response_bytes: u64,
+    /// The time that an estimate was made with, in milliseconds; else 0.
+    pub elapsed_ms: u32,
 }
 
 /// All that is known of a call that is over.
@@ -114,11 +127,96 @@ pub struct CallRecord {
     pub settled: Settled,
 }
 
+impl CallOutcome {
+    /// As records and documents name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Complete => Outcome::Complete.name(),
+            Self::Failed => Outcome::Failed.name(),
+            Self::ConsumerLeft => Outcome::ConsumerLeft.name(),
+            Self::Broke => Outcome::Broke.name(),
+            Self::NotSent => Outcome::NotSent.name(),
+            Self::HubLost => "hub_lost",
+        }
+    }
+}
+
+impl From<Outcome> for CallOutcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Complete => Self::Complete,
+            Outcome::Failed => Self::Failed,
+            Outcome::ConsumerLeft => Self::ConsumerLeft,
+            Outcome::Broke => Self::Broke,
+            Outcome::NotSent => Self::NotSent,
+        }
+    }
+}
+
+impl From<&Figure> for Metering {
+    fn from(figure: &Figure) -> Self {
+        Self {
+            outcome: figure.outcome.into(),
+            usage: figure.meters.iter().collect(),
+            heard: figure.heard.iter().collect(),
+            lines: figure.lines.clone(),
+            list_nano_usd: figure.list,
+            tier: figure.tier,
+            model: figure.model.clone(),
+            rule: figure.rule.name().to_owned(),
+            estimated: figure.is_estimated(),
+            doubts: names_of(figure.doubts),
+            response_bytes: figure.response_bytes,
+            elapsed_ms: figure.elapsed_ms,
+        }
+    }
+}
+
+impl From<&Receipt> for Metering {
+    fn from(receipt: &Receipt) -> Self {
+        Self {
+            outcome: receipt.outcome.into(),
+            usage: receipt.meters.iter().collect(),
+            heard: receipt.heard.iter().collect(),
+            lines: Vec::new(),
+            list_nano_usd: receipt.list,
+            tier: receipt.tier,
+            model: receipt.model.clone(),
+            rule: receipt.rule.name().to_owned(),
+            estimated: receipt.rule.is_estimate(),
+            doubts: names_of(receipt.doubts),
+            response_bytes: receipt.response_bytes,
+            elapsed_ms: receipt.elapsed_ms,
+        }
+    }
+}
+
+impl CallRecord {
+    /// The record of a call that ended so, with who pays what for it.
+    ///
+    /// # Errors
+    /// When an amount is beyond 64 bits.
+    pub fn settled(
+        sale: Sale,
+        status: u16,
+        ended_unix_ms: u64,
+        hub_metered: Metering,
+        agent_metered: Option<Metering>,
+    ) -> Result<Self, TooMuch> {
+        let agent = agent_metered.as_ref().map(Metering::figure);
+        let settled = settle(hub_metered.figure(), agent, sale.shares)?;
+        let outcome = hub_metered.outcome;
+        Ok(Self { sale, outcome, status, ended_unix_ms, hub_metered, agent_metered, settled })
+    }
+}
+
 impl Metering {
     /// A part of a call's cost that somebody saw before the hub ended.
     pub(super) fn observed(list: NanoUsd) -> Self {
         Self {
+            outcome: CallOutcome::HubLost,
             usage: BTreeMap::new(),
+            heard: BTreeMap::new(),
             lines: Vec::new(),
             list_nano_usd: list,
             tier: ServiceTier::Standard,
@@ -127,12 +225,13 @@ impl Metering {
             estimated: true,
             doubts: Vec::new(),
             response_bytes: 0,
+            elapsed_ms: 0,
         }
     }
 
     /// The part that decides who pays what.
-    pub fn figure(&self) -> settle::Metered {
-        settle::Metered { list: self.list_nano_usd, response_bytes: self.response_bytes }
+    pub fn figure(&self) -> Metered {
+        Metered { list: self.list_nano_usd, response_bytes: self.response_bytes }
     }
 
     /// All tokens in.
@@ -146,7 +245,7 @@ impl Metering {
     }
 
     fn sum(&self, counts: impl Fn(&str) -> bool) -> u64 {
-        let counted = self.usage.iter().filter(|(meter, _)| counts(meter.name()));
+        let counted = self.usage.iter().chain(&self.heard).filter(|(meter, _)| counts(meter.name()));
         counted.fold(0, |sum, (_, quantity)| sum.saturating_add(*quantity))
     }
 }
@@ -160,9 +259,41 @@ fn is_output(meter: &str) -> bool {
     meter.ends_with("output_tokens")
 }
 
+fn names_of(doubts: Doubts) -> Vec<String> {
+    let names = [
+        (Doubt::UnknownUsage, "unknown_usage"),
+        (Doubt::BadNumber, "bad_number"),
+        (Doubt::Contradiction, "contradiction"),
+        (Doubt::Unreadable, "unreadable"),
+        (Doubt::Undecodable, "undecodable"),
+        (Doubt::OtherModel, "other_model"),
+        (Doubt::UnknownTier, "unknown_tier"),
+        (Doubt::Unpriced, "unpriced"),
+        (Doubt::OverCeiling, "over_ceiling"),
+        (Doubt::Unstated, "unstated"),
+        (Doubt::OwnClock, "own_clock"),
+    ];
+    let known = names.iter().fold(0, |bits, (doubt, _)| bits | *doubt as u16);
+    let mut said: Vec<String> =
+        names.iter().filter(|(doubt, _)| doubts.has(*doubt)).map(|(_, name)| (*name).to_owned()).collect();
+    // A newer agent may doubt more than this hub knows of.
+    said.extend((doubts.bits() & !known != 0).then(|| format!("bits {}", doubts.bits() & !known)));
+    said
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn doubts_are_named_and_none_is_swallowed() {
+        let mut doubts = Doubts::from_bits(1 << 15);
+        assert_eq!(names_of(doubts), ["bits 32768"]);
+        doubts.add(Doubt::OverCeiling);
+        doubts.add(Doubt::BadNumber);
+
+        assert_eq!(names_of(doubts), ["bad_number", "over_ceiling", "bits 32768"]);
+    }
 
     #[test]
     fn tokens_are_summed_by_direction() {
@@ -173,7 +304,9 @@ mod tests {
 
         let tokens = Meter::ALL.iter().filter(|meter| meter.name().ends_with("_tokens")).count();
 
-        assert_eq!(metering.output_tokens(), 3);
+        metering.heard.insert(Meter::Output, 4);
+
+        assert_eq!(metering.output_tokens(), 3 + 4);
         assert_eq!(metering.input_tokens(), u64::try_from(tokens).unwrap() - 3);
         let json = serde_json::to_string(&metering).unwrap();
         assert_eq!(serde_json::from_str::<Metering>(&json).unwrap(), metering);

@@ -9,8 +9,6 @@ use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::money::NanoUsd;
 use keyhaven_protocol::settle::Settled;
-use keyhaven_protocol::settle::Verdict;
-use keyhaven_protocol::settle::settle;
 use metrics::counter;
 use tracing::error;
 use tracing::info;
@@ -80,23 +78,16 @@ impl Shared {
 
 /// The record of a call that nobody ended, with what was seen of it.
 pub(super) fn abandoned(sale: &Sale, observed: NanoUsd, seen_unix_ms: u64) -> CallRecord {
-    let hub_metered = Metering::observed(observed);
-    // What was seen was held, so it is within bounds.
-    let settled = settle(hub_metered.figure(), None, sale.shares).unwrap_or(Settled {
-        charge: NanoUsd::ZERO,
-        credit: NanoUsd::ZERO,
-        open: NanoUsd::ZERO,
-        suspense: NanoUsd::ZERO,
-        margin: NanoUsd::ZERO,
-        verdict: Verdict::Open,
-    });
-    CallRecord {
+    let ended_unix_ms = seen_unix_ms.max(sale.began_unix_ms);
+    let seen = CallRecord::settled(sale.clone(), 0, ended_unix_ms, Metering::observed(observed), None);
+    // What was seen was held, so it is within bounds; otherwise it costs nothing.
+    seen.unwrap_or_else(|_| CallRecord {
         sale: sale.clone(),
         outcome: CallOutcome::HubLost,
         status: 0,
-        ended_unix_ms: seen_unix_ms.max(sale.began_unix_ms),
-        hub_metered,
+        ended_unix_ms,
+        hub_metered: Metering::observed(NanoUsd::ZERO),
         agent_metered: None,
-        settled,
-    }
+        settled: Settled::NOTHING,
+    })
 }

@@ -18,7 +18,6 @@ use keyhaven_protocol::price::ServiceTier;
 use keyhaven_protocol::price::Zone;
 use keyhaven_protocol::provider::Provider;
 use keyhaven_protocol::settle::Shares;
-use keyhaven_protocol::settle::settle;
 use keyhaven_protocol::usage::Meter;
 
 use super::*;
@@ -368,6 +367,9 @@ pub(super) fn sale(n: u64) -> Sale {
 
 pub(super) fn metering(list: NanoUsd) -> Metering {
     Metering {
+        outcome: CallOutcome::Complete,
+        heard: BTreeMap::new(),
+        elapsed_ms: 0,
         usage: BTreeMap::from([(Meter::Input, 10), (Meter::Output, 3)]),
         lines: Vec::new(),
         list_nano_usd: list,
@@ -382,15 +384,6 @@ pub(super) fn metering(list: NanoUsd) -> Metering {
 
 /// A call that both sides metered alike.
 pub(super) fn record(n: u64, list: NanoUsd) -> CallRecord {
-    let (hub_metered, sale) = (metering(list), sale(n));
-    let settled = settle(hub_metered.figure(), Some(hub_metered.figure()), sale.shares).unwrap();
-    CallRecord {
-        sale,
-        outcome: CallOutcome::Served,
-        status: 200,
-        ended_unix_ms: NOW + 1,
-        agent_metered: Some(hub_metered.clone()),
-        hub_metered,
-        settled,
-    }
+    let metered = metering(list);
+    CallRecord::settled(sale(n), 200, NOW + 1, metered.clone(), Some(metered)).unwrap()
 }

@@ -24,6 +24,16 @@ use super::frames;
 use super::read_all;
 
 #[test]
+fn a_peer_that_asks_without_ever_reading_the_answers_is_a_flood() {
+    let mut hub = Link::new(Side::Hub, Limits::default(), NOW);
+    let ping = Frame { kind: FrameKind::Ping.number(), flags: 0, stream: 0, payload: Bytes::from_static(&[0; 8]) };
+
+    let verdict = (0..10_000).try_for_each(|_| hub.receive(ping.clone(), NOW));
+
+    assert_eq!(verdict, Err(LinkFault::Flood));
+}
+
+#[test]
 fn streams_opened_faster_than_the_limit_are_refused_one_by_one_and_the_link_goes_on() {
     let limits = Limits { opens_per_second: 10, ..Limits::default() };
     let mut pair = Pair::with(&Limits::default(), &limits);

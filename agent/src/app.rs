@@ -51,7 +51,8 @@ pub async fn run(config: Config, dir: PathBuf, vault: Vault, egress: Egress, tas
     let vault = SharedVault::new(vault);
     let offers = Offers::new(&vault);
     offers.follow(vault.clone(), VendorClient::new(&egress, config.calls.vendor_connect_timeout()), &tasks);
-    let relay = Relay::new(vault.clone(), &egress, config.calls.clone(), offers.clone(), tasks.stopping());
+    let relay =
+        Relay::new(vault.clone(), &egress, config.calls.clone(), offers.clone(), prices.clone(), tasks.stopping());
     tasks.spawn_until_stop("vendor connections", sweep(relay.clone(), tasks.stopping()));
     let view = LinkView::default();
     let reporter = Reporter {

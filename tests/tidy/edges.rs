@@ -125,7 +125,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("enrol", &["link", "provider", "vault"]),
             ("link", &["offers", "prices", "provider", "relay", "status", "vault"]),
             ("offers", &["provider", "status", "vault"]),
-            ("relay", &["config", "offers", "provider", "status", "vault"]),
+            ("relay", &["config", "offers", "prices", "provider", "status", "vault"]),
             ("provider", &["vault"]),
             ("config", &[]),
             ("prices", &[]),

@@ -15,12 +15,14 @@ use hyper::body::Incoming;
 use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
+use keyhaven_protocol::metering::Ending;
 use keyhaven_protocol::request_scan::SessionScan;
 use tokio::time::Instant;
 
 use super::End;
 use super::exchange::reason_of_http;
 use super::gone;
+use super::metered::Metered;
 use super::patience::Patience;
 use super::realtime::Conversation;
 use super::upload::CallBody;
@@ -98,8 +100,9 @@ impl Answer {
         head: Bytes,
         begin: Option<Bytes>,
         client: &VendorClient<Box<CallBody>>,
+        metered: &mut Metered,
     ) -> End {
-        match self.relay_all(stream, head, begin).await {
+        match self.relay_all(stream, head, begin, metered).await {
             Ok(()) => {
                 self.keep_connection(client);
                 End::Served
@@ -108,7 +111,13 @@ impl Answer {
         }
     }
 
-    async fn relay_all(&mut self, stream: &LinkStream, head: Bytes, begin: Option<Bytes>) -> Result<(), End> {
+    async fn relay_all(
+        &mut self,
+        stream: &LinkStream,
+        head: Bytes,
+        begin: Option<Bytes>,
+        metered: &mut Metered,
+    ) -> Result<(), End> {
         // What is there already leaves in one message with the head; nothing is waited for.
         let mut next = None;
         let data = match begin {
@@ -126,6 +135,10 @@ impl Answer {
             },
         };
         let complete = self.ended;
+        metered.piece(stream, &data);
+        if complete {
+            metered.ends(stream, Ending::Complete);
+        }
         let sent = match data.is_empty() && !complete {
             true => stream.send_head(head),
             false => stream.respond(head, data, complete),
@@ -134,28 +147,33 @@ impl Answer {
         while !self.ended {
             let piece = match next.take() {
                 Some(piece) => piece,
-                None => self.next_piece(stream).await?,
+                None => self.next_piece(stream, metered).await?,
             };
-            self.pass_on(stream, piece).await?;
+            self.pass_on(stream, piece, metered).await?;
         }
         Ok(())
     }
 
-    async fn pass_on(&mut self, stream: &LinkStream, piece: Piece) -> Result<(), End> {
+    async fn pass_on(&mut self, stream: &LinkStream, piece: Piece, metered: &mut Metered) -> Result<(), End> {
         let sent = match piece {
             None => {
                 self.ended = true;
+                metered.ends(stream, Ending::Complete);
                 stream.finish(Bytes::new())
             }
-            Some(Err(error)) => return Err(self.broken(stream, &error)),
+            Some(Err(error)) => return Err(self.broken(stream, &error, metered)),
             Some(Ok(piece)) => {
                 let data = self.data_of(piece);
                 if data.is_empty() && !self.ended {
                     return Ok(());
                 }
                 self.room(stream).await?;
+                metered.piece(stream, &data);
                 match self.ended {
-                    true => stream.send_last(data, Bytes::new()),
+                    true => {
+                        metered.ends(stream, Ending::Complete);
+                        stream.send_last(data, Bytes::new())
+                    }
                     false => stream.send_data(data),
                 }
             }
@@ -175,7 +193,7 @@ impl Answer {
         .await
     }
 
-    async fn next_piece(&mut self, stream: &LinkStream) -> Result<Piece, End> {
+    async fn next_piece(&mut self, stream: &LinkStream, metered: &mut Metered) -> Result<Piece, End> {
         let due = self.moved_at + self.idle;
         let piece = poll_fn(|cx| match self.connection.poll_frame(&mut self.body, cx) {
             Poll::Ready(piece) => Poll::Ready(Some(piece)),
@@ -183,6 +201,7 @@ impl Answer {
         });
         piece.await.ok_or_else(|| {
             let abort = Abort::with_detail(AbortReason::VendorTimeout, "the response stopped");
+            metered.ends(stream, Ending::Broke);
             stream.fail(abort);
             End::Aborted(AbortReason::VendorTimeout)
         })
@@ -212,13 +231,14 @@ impl Answer {
         piece.into_data().unwrap_or_default()
     }
 
-    fn broken(&self, stream: &LinkStream, error: &hyper::Error) -> End {
+    fn broken(&self, stream: &LinkStream, error: &hyper::Error, metered: &mut Metered) -> End {
         if let Some(abort) = stream.abort_received() {
             return End::Aborted(abort.reason);
         }
         let broken = || Abort::with_detail(reason_of_http(error), "the response broke off");
         let abort = self.upload.broke().unwrap_or_else(broken);
         let reason = abort.reason;
+        metered.ends(stream, Ending::Broke);
         stream.fail(abort);
         End::Aborted(reason)
     }

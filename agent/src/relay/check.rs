@@ -4,6 +4,7 @@
 //! Invariant: a request is complete only when every byte of it was read and found allowed.
 
 use http::HeaderValue;
+use keyhaven_protocol::demand::Demand;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::provider::endpoint::Endpoint;
@@ -36,6 +37,16 @@ impl Check {
     pub(super) fn finish(&mut self) -> Result<(), Abort> {
         self.scan.finish().map_err(|error| refused(&error))?;
         allow_model(self.scan.model(), self.models.as_deref())
+    }
+
+    /// What the body asks for, once it is finished.
+    pub(super) fn demand(&self) -> Demand {
+        self.scan.demand()
+    }
+
+    /// The model that it names.
+    pub(super) fn model(&self) -> Option<&str> {
+        self.scan.model()
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::End;
 use super::answer::Answer;
+use super::metered::Metered;
 use super::patience::Patience;
 use super::realtime::Conversation;
 use super::refusal::ERROR_BYTES_MAX;
@@ -47,6 +48,7 @@ pub(super) async fn exchange(
     calls: &Calls,
     stream: &LinkStream,
     vendor: VendorRequest,
+    metered: &mut Metered,
 ) -> End {
     let VendorRequest { key, request, upload, upgrade } = vendor;
     let (idle, to_head) = (calls.vendor_idle_timeout(), calls.vendor_head_timeout());
@@ -67,7 +69,7 @@ pub(super) async fn exchange(
     let mut answer = Answer::new(connection, body, upload, patience, idle, upgrade.is_none());
     if let (Some(upgrade), StatusCode::SWITCHING_PROTOCOLS) = (upgrade, head.status) {
         // Rare, and its state is large: ordinary calls do not carry it.
-        return Box::pin(switch(stream, upgrade, &head, answer)).await;
+        return Box::pin(switch(stream, upgrade, &head, answer, metered)).await;
     }
     let begin = match may_be_about_owner(head.status) {
         true => {
@@ -80,14 +82,20 @@ pub(super) async fn exchange(
         }
         false => None,
     };
-    match encoded(&head) {
-        Ok(head) => answer.relay(stream, head, begin.map(BytesMut::freeze), client).await,
+    match encoded(&head, metered) {
+        Ok(head) => answer.relay(stream, head, begin.map(BytesMut::freeze), client, metered).await,
         Err(why) => End::Refused(Abort::with_detail(AbortReason::VendorGarbage, why)),
     }
 }
 
 /// Goes on as a WebSocket, when the vendor agreed to this one and nobody was ahead of that.
-async fn switch(stream: &LinkStream, upgrade: WantedUpgrade, head: &Parts, answer: Answer) -> End {
+async fn switch(
+    stream: &LinkStream,
+    upgrade: WantedUpgrade,
+    head: &Parts,
+    answer: Answer,
+    metered: &mut Metered,
+) -> End {
     let garbage = |why| End::Refused(Abort::with_detail(AbortReason::VendorGarbage, why));
     if !accepts(&upgrade.handshake, &head.headers) {
         return garbage("the vendor agreed to another handshake");
@@ -98,25 +106,26 @@ async fn switch(stream: &LinkStream, upgrade: WantedUpgrade, head: &Parts, answe
     if !Conversation::was_quiet(stream).await {
         return End::Refused(Abort::with_detail(AbortReason::Protocol, "bytes before the vendor agreed"));
     }
-    match carried(head) {
-        Ok(head) => conversation.run(head).await,
+    match carried(head, metered) {
+        Ok(head) => conversation.run(head, metered).await,
         Err(why) => garbage(why),
     }
 }
 
 /// The head as the link carries it.
-fn encoded(head: &Parts) -> Result<Bytes, &'static str> {
+fn encoded(head: &Parts, metered: &mut Metered) -> Result<Bytes, &'static str> {
     if !(200..600).contains(&head.status.as_u16()) {
         return Err("the response's status is out of place");
     }
     if !is_framed_plainly(head.status, &head.headers) {
         return Err("the response says twice, or not clearly, where it ends");
     }
-    carried(head)
+    carried(head, metered)
 }
 
-fn carried(head: &Parts) -> Result<Bytes, &'static str> {
+fn carried(head: &Parts, metered: &mut Metered) -> Result<Bytes, &'static str> {
     let relayed = ResponseHead { status: head.status, headers: response_to_consumer(&head.headers) };
+    metered.head(relayed.status, &relayed.headers);
     let encoded = relayed.encode().ok().filter(|head| head.len() <= FrameKind::Head.payload_bytes_max());
     encoded.ok_or("the response's head is beyond the bounds")
 }

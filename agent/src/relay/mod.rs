@@ -6,6 +6,7 @@
 mod answer;
 mod check;
 mod exchange;
+mod metered;
 mod patience;
 mod realtime;
 mod refusal;
@@ -31,11 +32,13 @@ use tracing::debug;
 
 use crate::config::Calls;
 use crate::offers::Offers;
+use crate::prices::PriceStore;
 use crate::provider::Egress;
 use crate::provider::VendorClient;
 use crate::status::CallTotals;
 use crate::vault::running::SharedVault;
 
+use metered::Metered;
 use refusal::Refusal;
 
 pub use upload::CallBody;
@@ -47,6 +50,7 @@ pub struct Relay {
     client: VendorClient<Box<CallBody>>,
     calls: Calls,
     offers: Offers,
+    prices: PriceStore,
     stopping: CancellationToken,
     room: Semaphore,
     opened: AtomicU64,
@@ -71,12 +75,13 @@ impl Relay {
         egress: &Egress,
         calls: Calls,
         offers: Offers,
+        prices: PriceStore,
         stopping: CancellationToken,
     ) -> Arc<Self> {
         let client = VendorClient::new(egress, calls.vendor_connect_timeout());
         let room = Semaphore::new(calls.concurrent_max as usize);
         let [opened, served, aborted, refused] = [const { AtomicU64::new(0) }; 4];
-        Arc::new(Self { vault, client, calls, offers, stopping, room, opened, served, aborted, refused })
+        Arc::new(Self { vault, client, calls, offers, prices, stopping, room, opened, served, aborted, refused })
     }
 
     /// Waits until vendors' connections are kept that nobody uses.
@@ -112,18 +117,23 @@ impl Relay {
             return stream.abort(Abort::with_detail(AbortReason::Protocol, "an OPEN did not follow its layout"));
         };
         let (call, key) = (open.call, open.vendor_key);
+        let mut metered = match Metered::begin(&open, &self.prices) {
+            Ok(metered) => metered,
+            Err(abort) => return self.note(call, key, &stream, End::Refused(abort)),
+        };
         // What ends the call from outside drops the exchange, and with it the vendor's
         // connection, whatever it was waiting for.
         let end = tokio::select! {
             biased;
             abort = stream.aborted() => End::Aborted(abort.reason),
             () = self.stopping.cancelled() => End::Refused(Abort::new(AbortReason::Stopping)),
-            end = self.run(&stream, open) => end,
+            end = self.run(&stream, open, &mut metered) => end,
         };
         self.note(call, key, &stream, end);
+        metered.settle(&stream, self.calls.vendor_idle_timeout()).await;
     }
 
-    async fn run(&self, stream: &LinkStream, open: OpenHead) -> End {
+    async fn run(&self, stream: &LinkStream, open: OpenHead, metered: &mut Metered) -> End {
         let Ok(_place) = self.room.try_acquire() else {
             return End::Refused(Abort::new(AbortReason::Busy));
         };
@@ -131,7 +141,8 @@ impl Relay {
             Ok(built) => built,
             Err(abort) => return End::Refused(abort),
         };
-        exchange::exchange(&self.client, &self.calls, stream, request).await
+        metered.uploads(&request.upload);
+        exchange::exchange(&self.client, &self.calls, stream, request, metered).await
     }
 
     fn note(&self, call: CallId, key: VendorKeyId, stream: &LinkStream, end: End) {

@@ -18,6 +18,7 @@ use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::link::Incoming;
+use keyhaven_protocol::metering::Ending;
 use keyhaven_protocol::request_scan::SessionScan;
 use tokio::io::AsyncRead as _;
 use tokio::io::AsyncWrite as _;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 
 use super::End;
 use super::gone;
+use super::metered::Metered;
 use super::patience::Patience;
 use crate::provider::VendorStream;
 
@@ -76,7 +78,7 @@ impl Conversation<'_> {
     }
 
     /// Sends the head, then passes on bytes until both sides have ended.
-    pub(super) async fn run(mut self, head: Bytes) -> End {
+    pub(super) async fn run(mut self, head: Bytes, metered: &mut Metered) -> End {
         if self.stream.send_head(head).is_err() {
             return gone(self.stream);
         }
@@ -85,7 +87,7 @@ impl Conversation<'_> {
         let mut state = State { up: Half::Open, unwritten: Bytes::new(), down: Half::Open, moved_at: began };
         self.patience.not_beyond(began + self.idle);
         poll_fn(|cx| {
-            if let Poll::Ready(end) = self.poll_down(cx, &mut state, &mut buffer) {
+            if let Poll::Ready(end) = self.poll_down(cx, &mut state, &mut buffer, metered) {
                 return Poll::Ready(end);
             }
             if let Some(refused) = self.poll_up(cx, &mut state) {
@@ -97,14 +99,20 @@ impl Conversation<'_> {
             let due = state.moved_at + self.idle;
             self.patience.poll_late(cx, || due).map(|()| {
                 let late = "nobody says anything";
-                self.broken(AbortReason::VendorTimeout, late)
+                self.broken(AbortReason::VendorTimeout, late, metered)
             })
         })
         .await
     }
 
     /// Ready only when the call is over because of what happened.
-    fn poll_down(&mut self, cx: &mut Context<'_>, state: &mut State, buffer: &mut [u8]) -> Poll<End> {
+    fn poll_down(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &mut State,
+        buffer: &mut [u8],
+        metered: &mut Metered,
+    ) -> Poll<End> {
         while state.down == Half::Open {
             if ready!(self.stream.poll_capacity(cx)).is_err() {
                 return Poll::Ready(gone(self.stream));
@@ -113,14 +121,18 @@ impl Conversation<'_> {
                 early if !early.is_empty() => early,
                 _ => match ready!(poll_read(Pin::new(&mut self.vendor), cx, buffer)) {
                     Ok(data) => data,
-                    Err(error) => return Poll::Ready(self.broken(AbortReason::VendorBroke, &error.to_string())),
+                    Err(error) => {
+                        return Poll::Ready(self.broken(AbortReason::VendorBroke, &error.to_string(), metered));
+                    }
                 },
             };
             state.moved_at = Instant::now();
             let sent = if data.is_empty() {
                 state.down = Half::Closed;
+                metered.ends(self.stream, Ending::Complete);
                 self.stream.finish(Bytes::new())
             } else {
+                metered.piece(self.stream, &data);
                 self.stream.send_data(data)
             };
             if sent.is_err() {
@@ -172,7 +184,8 @@ impl Conversation<'_> {
         Poll::Ready(Ok(Up::Moved))
     }
 
-    fn broken(&self, reason: AbortReason, why: &str) -> End {
+    fn broken(&self, reason: AbortReason, why: &str, metered: &mut Metered) -> End {
+        metered.ends(self.stream, Ending::Broke);
         self.stream.fail(Abort::with_detail(reason, why));
         End::Aborted(reason)
     }

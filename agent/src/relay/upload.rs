@@ -18,6 +18,7 @@ use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
 use keyhaven_daemon::link::LinkStream;
+use keyhaven_protocol::demand::Demand;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::BodyLength;
@@ -42,6 +43,18 @@ struct State {
     moved_at: Instant,
     awaited: Awaited,
     broke: Option<Abort>,
+    sent: Option<Arc<SentRequest>>,
+}
+
+/// A request whose last byte was given to the vendor's connection.
+#[derive(Debug)]
+pub(super) struct SentRequest {
+    /// When.
+    pub(super) at: Instant,
+    /// What it asks for.
+    pub(super) demand: Demand,
+    /// The model that it names.
+    pub(super) model: Option<String>,
 }
 
 /// Who must move next.
@@ -57,7 +70,7 @@ enum Awaited {
 
 impl Upload {
     fn new(awaited: Awaited) -> Self {
-        Self { shared: Arc::new(Mutex::new(State { moved_at: Instant::now(), awaited, broke: None })) }
+        Self { shared: Arc::new(Mutex::new(State { moved_at: Instant::now(), awaited, broke: None, sent: None })) }
     }
 
     /// Until when the next step is waited for: `idle` for a piece of the request, `answer`
@@ -82,6 +95,16 @@ impl Upload {
     /// Why the request did not reach its end, if it did not.
     pub(super) fn broke(&self) -> Option<Abort> {
         self.lock().broke.clone()
+    }
+
+    /// The request, once it was sent in full.
+    pub(super) fn sent(&self) -> Option<Arc<SentRequest>> {
+        self.lock().sent.clone()
+    }
+
+    fn complete(&self, check: &Check) {
+        let (at, demand, model) = (Instant::now(), check.demand(), check.model().map(str::to_owned));
+        self.lock().sent = Some(Arc::new(SentRequest { at, demand, model }));
     }
 
     fn moved(&self, awaited: Awaited) {
@@ -156,6 +179,7 @@ impl CallBody {
 
     fn complete(&mut self) -> Result<(), Abort> {
         self.check.finish()?;
+        self.upload.complete(&self.check);
         self.stream = None;
         Ok(())
     }

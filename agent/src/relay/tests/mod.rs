@@ -6,6 +6,7 @@ mod aborts;
 mod insults;
 mod owner;
 mod realtime;
+mod receipts;
 mod scene;
 
 use std::time::Duration;

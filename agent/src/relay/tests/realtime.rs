@@ -260,7 +260,7 @@ async fn asked(scene: &Scene) -> (LinkStream, Guest, String) {
 }
 
 /// A call whose bytes flow.
-async fn agreed_call(scene: &Scene) -> (LinkStream, Guest) {
+pub(super) async fn agreed_call(scene: &Scene) -> (LinkStream, Guest) {
     let (call, mut guest, head) = asked(scene).await;
     guest.say(&agreement(&head)).await;
     call.head().await.unwrap();

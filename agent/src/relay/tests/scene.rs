@@ -2,11 +2,13 @@
 //!
 //! Invariant: link, TLS and sockets are the real ones; nothing in between is made up.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ed25519_dalek::SigningKey;
 use http::HeaderMap;
 use http::HeaderValue;
 use http::header;
@@ -20,23 +22,39 @@ use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::BodyLength;
 use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::Frame;
+use keyhaven_protocol::frame::FrameKind;
+use keyhaven_protocol::frame::HeldTable;
 use keyhaven_protocol::frame::OpenHead;
+use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::frame::ResponseHead;
+use keyhaven_protocol::frame::Terms;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::id::VendorKeyId;
 use keyhaven_protocol::link::Incoming;
 use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Side;
+use keyhaven_protocol::money::NanoUsd;
+use keyhaven_protocol::money::PicoUsd;
+use keyhaven_protocol::price::PriceTable;
+use keyhaven_protocol::price::Rate;
+use keyhaven_protocol::price::ServiceTier;
+use keyhaven_protocol::price::Sku;
+use keyhaven_protocol::price::pack;
+use keyhaven_protocol::provider::Provider;
 use keyhaven_protocol::provider::endpoint::Endpoint;
+use keyhaven_protocol::usage::Meter;
 use keyhaven_protocol::websocket::Role;
 use secrecy::SecretString;
 use tokio::io::BufReader;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Calls;
 use crate::offers::Offers;
+use crate::prices::Parcel;
+use crate::prices::PriceStore;
 use crate::provider::VendorClient;
 use crate::provider::fake_vendor::FakeVendor;
 use crate::provider::fake_vendor::Guest;
@@ -63,6 +81,8 @@ pub(super) struct Scene {
     pub(super) offers: Offers,
     pub(super) stopping: CancellationToken,
     pub(super) tasks: Tasks,
+    /// What the agent says it metered.
+    pub(super) receipts: tokio::sync::Mutex<mpsc::Receiver<Receipt>>,
     relay: Arc<Relay>,
     key: VendorKeyId,
     vault: SharedVault,
@@ -108,9 +128,12 @@ impl Scene {
         let vault = SharedVault::new(vault);
         let vendor = FakeVendor::listen().await;
         let (offers, stopping, tasks) = (Offers::new(&vault), CancellationToken::new(), Tasks::new());
-        let relay = Relay::new(vault.clone(), &vendor.egress(), calls, offers.clone(), stopping.clone());
-        let hub = link_up(relay.clone(), &tasks);
-        Self { vendor, hub, offers, stopping, tasks, relay, key, vault, _dir: dir }
+        let prices = prices(dir.path());
+        let relay = Relay::new(vault.clone(), &vendor.egress(), calls, offers.clone(), prices, stopping.clone());
+        let (sender, receipts) = mpsc::channel(64);
+        let hub = link_up(relay.clone(), &tasks, sender);
+        let receipts = receipts.into();
+        Self { vendor, hub, offers, stopping, tasks, receipts, relay, key, vault, _dir: dir }
     }
 
     /// Follows the vault and asks the vendor, as a running agent does.
@@ -133,6 +156,17 @@ impl Scene {
         headers: HeaderMap,
         body: BodyLength,
     ) -> LinkStream {
+        self.open_by(endpoint, query, headers, body, Some(terms()))
+    }
+
+    pub(super) fn open_by(
+        &self,
+        endpoint: Endpoint,
+        query: Option<&str>,
+        headers: HeaderMap,
+        body: BodyLength,
+        terms: Option<Terms>,
+    ) -> LinkStream {
         let open = OpenHead {
             call: CallId([7; 16]),
             vendor_key: self.key,
@@ -140,10 +174,16 @@ impl Scene {
             parameter: None,
             query: query.map(str::to_owned),
             body,
-            terms: None,
+            terms,
             headers,
         };
         self.hub.open(&open).unwrap()
+    }
+
+    /// The next receipt.
+    pub(super) async fn receipt(&self) -> Receipt {
+        let mut receipts = self.receipts.lock().await;
+        timeout(LONG, receipts.recv()).await.expect("there was no receipt").unwrap()
     }
 
     /// A call with its whole request.
@@ -232,14 +272,14 @@ pub(super) fn refused(reason: AbortReason) -> Seen {
     Seen { status: None, body: String::new(), broke: Some(reason) }
 }
 
-fn link_up(relay: Arc<Relay>, tasks: &Tasks) -> LinkHandle {
+fn link_up(relay: Arc<Relay>, tasks: &Tasks, receipts: mpsc::Sender<Receipt>) -> LinkHandle {
     let (near, far) = tokio::io::duplex(256 * 1024);
     let (hub, agent) = (LinkHandle::new(Side::Hub, Limits::default()), LinkHandle::new(Side::Agent, Limits::default()));
     let hub_socket = Socket::new(BufReader::new(near), Role::Server, Bytes::new());
     let agent_socket = Socket::new(BufReader::new(far), Role::Client, Bytes::new());
     let driven = hub.clone();
     tasks.spawn("hub", async move {
-        link::run(hub_socket, &driven, Deaf).await;
+        link::run(hub_socket, &driven, Hub { receipts }).await;
     });
     let events = Serving { relay, tasks: tasks.clone() };
     tasks.spawn("agent", async move {
@@ -248,12 +288,54 @@ fn link_up(relay: Arc<Relay>, tasks: &Tasks) -> LinkHandle {
     hub
 }
 
-struct Deaf;
+/// What calls are sold by here: $1 for a million tokens in, $2 for a million out.
+pub(super) fn price_table() -> PriceTable {
+    let rate = |meter, pico_usd| Rate {
+        meter,
+        tier: ServiceTier::Standard,
+        above_input_tokens: 0,
+        pico_usd: PicoUsd(pico_usd),
+    };
+    let sku = Sku {
+        context_tokens: Some(100_000),
+        output_tokens_max: Some(10_000),
+        abort_tokens_per_second: 100,
+        rates: vec![rate(Meter::Input, 1_000_000), rate(Meter::Output, 2_000_000)],
+    };
+    let models = ["gpt-5", "gpt-realtime"].map(|model| (model.to_owned(), sku.clone()));
+    let models = BTreeMap::from([(Provider::OpenAi, BTreeMap::from(models))]);
+    PriceTable { version: 7, valid_from_unix_ms: 0, source: "test".to_owned(), models }
+}
 
-impl LinkEvents for Deaf {
+pub(super) fn terms() -> Terms {
+    Terms { price_version: 7, price_hash: price_table().hash(), ceiling: NanoUsd(1_000_000_000) }
+}
+
+fn prices(dir: &std::path::Path) -> PriceStore {
+    let (key, table) = (SigningKey::from_bytes(&[1; 32]), price_table());
+    let store = PriceStore::open(&dir.join("prices"), &key.verifying_key().to_bytes()).unwrap();
+    let parcel = Parcel {
+        table: HeldTable { version: table.version, hash: table.hash() },
+        signature: table.sign(&key),
+        packed: pack(&table.encode()).unwrap().into(),
+    };
+    store.keep(&parcel).unwrap();
+    store
+}
+
+struct Hub {
+    receipts: mpsc::Sender<Receipt>,
+}
+
+impl LinkEvents for Hub {
     fn opened(&mut self, _stream: LinkStream, _open: Bytes) {}
 
-    fn control(&mut self, _frame: &Frame) -> Result<(), LinkFault> {
+    fn control(&mut self, frame: &Frame) -> Result<(), LinkFault> {
+        if frame.kind == FrameKind::Receipt.number() {
+            let receipt = Receipt::decode(frame.payload.clone()).unwrap();
+            // Who does not look at them does not take them.
+            let _ = self.receipts.try_send(receipt);
+        }
         Ok(())
     }
 

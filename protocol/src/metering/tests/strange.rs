@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::usage::Doubt;
+use crate::usage::Tap;
 use crate::usage::samples::events;
 use crate::usage::samples::gzip;
 
@@ -64,6 +65,24 @@ fn a_huge_event_a_bomb_and_garbage_are_metered_by_rule() {
     let mut no_head = early;
     no_head.feed(b"bytes before any head");
     assert_eq!(no_head.finish(&asked, Ending::Broke).response_bytes, 0);
+}
+
+#[test]
+fn the_state_of_a_meter_fits_its_bound_however_long_the_answer_is() {
+    // Besides it there is the inflate state, and of the agent what its link has queued.
+    let state = size_of::<CallMeter>() + size_of::<Tap>();
+    assert!(state < 8 * 1024, "{state} bytes");
+
+    // All that may hang on it: four names of a model or its like.
+    let (prices, demand) = (table(), demand());
+    let mut meter = CallMeter::new(Form::Completions);
+    meter.head(StatusCode::OK, &headers(Shape::Events, None));
+    let name = "m".repeat(100_000);
+    for _ in 0..100 {
+        meter.feed(&events(&[&format!(r#"{{"model":"{name}","service_tier":"{name}"}}"#)]));
+    }
+    let figure = meter.finish(&asked(&prices, &demand), Ending::Broke);
+    assert!(figure.model.is_none_or(|model| model.len() <= 128));
 }
 
 #[test]

@@ -113,7 +113,7 @@ impl Metered {
             // A hub that does not read is not waited for: it has no use for a receipt either.
             return;
         }
-        if let Some(receipt) = call.settled(sent, stream.abort_received().as_ref()) {
+        if let Some(receipt) = (*call).settled(sent, stream.abort_received().as_ref()) {
             stream.send_receipt(receipt);
         }
     }
@@ -127,7 +127,7 @@ impl Call {
     }
 
     /// The receipt for what left; none when nothing is owed because there was no answer.
-    fn settled(mut self: Box<Self>, sent: Sent, abort: Option<&Abort>) -> Option<Bytes> {
+    fn settled(mut self, sent: Sent, abort: Option<&Abort>) -> Option<Bytes> {
         self.follow(sent);
         let upload = self.sale.upload.as_ref();
         let request = upload.and_then(Upload::sent);
@@ -146,7 +146,7 @@ impl Call {
             _ if !sent.head => return None,
             _ => Ending::Broke,
         };
-        let Self { sale, meter } = *self;
+        let Self { sale, meter } = self;
         let mut figure = sale.asked(|asked| meter.finish(asked, ending));
         if !believed {
             figure.doubts.add(Doubt::OwnClock);

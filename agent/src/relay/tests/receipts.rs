@@ -250,10 +250,9 @@ impl HubMeter {
 
     async fn read(&mut self, call: &LinkStream, bytes: usize) {
         while self.meter.response_bytes() < bytes as u64 {
-            match timeout(LONG, poll_fn(|cx| call.poll_data(cx))).await.unwrap() {
-                Incoming::Data(data) => self.meter.feed(&data),
-                other => panic!("{other:?}"),
-            }
+            let incoming = timeout(LONG, poll_fn(|cx| call.poll_data(cx))).await.unwrap();
+            let Incoming::Data(data) = incoming else { panic!("{incoming:?}") };
+            self.meter.feed(&data);
         }
     }
 

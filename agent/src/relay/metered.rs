@@ -170,6 +170,6 @@ impl Sale {
 
     fn receipt(&self, figure: Figure) -> Option<Bytes> {
         // Figures are never below 0, which is all that could go wrong.
-        Receipt::new(self.call, self.terms.price_version, figure).encode().ok()
+        Receipt::new(self.call, &self.terms, figure).encode().ok()
     }
 }

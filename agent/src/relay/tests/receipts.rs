@@ -282,7 +282,7 @@ fn receipt_of(meter: CallMeter, ending: Ending) -> Receipt {
         demand: Some(&demand),
         ceiling: terms().ceiling,
     };
-    Receipt::new(CallId([7; 16]), 7, meter.finish(&asked, ending))
+    Receipt::new(CallId([7; 16]), &terms(), meter.finish(&asked, ending))
 }
 
 fn question() -> Demand {

@@ -40,6 +40,7 @@ use keyhaven_protocol::price::PriceTable;
 use keyhaven_protocol::price::Rate;
 use keyhaven_protocol::price::ServiceTier;
 use keyhaven_protocol::price::Sku;
+use keyhaven_protocol::price::Surcharges;
 use keyhaven_protocol::price::pack;
 use keyhaven_protocol::provider::Provider;
 use keyhaven_protocol::provider::endpoint::Endpoint;
@@ -301,6 +302,7 @@ pub(super) fn price_table() -> PriceTable {
         output_tokens_max: Some(10_000),
         abort_tokens_per_second: 100,
         rates: vec![rate(Meter::Input, 1_000_000), rate(Meter::Output, 2_000_000)],
+        surcharges: Surcharges::NONE,
     };
     let models = ["gpt-5", "gpt-realtime"].map(|model| (model.to_owned(), sku.clone()));
     let models = BTreeMap::from([(Provider::OpenAi, BTreeMap::from(models))]);
@@ -308,7 +310,7 @@ pub(super) fn price_table() -> PriceTable {
 }
 
 pub(super) fn terms() -> Terms {
-    Terms { price_version: 7, price_hash: price_table().hash(), ceiling: NanoUsd(1_000_000_000) }
+    Terms { attempt: 2, price_version: 7, price_hash: price_table().hash(), ceiling: NanoUsd(1_000_000_000) }
 }
 
 fn prices(dir: &std::path::Path) -> PriceStore {

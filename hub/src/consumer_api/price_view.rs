@@ -6,6 +6,7 @@ use keyhaven_protocol::money::NanoUsd;
 use keyhaven_protocol::money::Ppm;
 use keyhaven_protocol::price::PriceTable;
 use keyhaven_protocol::price::Rate;
+use keyhaven_protocol::price::Surcharges;
 use serde_json::Value;
 use serde_json::json;
 
@@ -17,13 +18,12 @@ pub(super) fn of(table: &PriceTable, payer: &Payer, factor: Ppm) -> Value {
     let mut models = Vec::new();
     for (provider, skus) in &table.models {
         for (name, sku) in skus.iter().filter(|(name, _)| payer.policy.allows_model(name)) {
-            let prices: Vec<Value> = sku.rates.iter().filter_map(|rate| price(rate, factor)).collect();
+            let prices: Vec<Value> = sku.rates.iter().filter_map(|rate| price(rate, sku.surcharges, factor)).collect();
             models.push(json!({
                 "provider": provider,
                 "model": name,
                 "context_tokens": sku.context_tokens,
                 "output_tokens_max": sku.output_tokens_max,
-                "surcharge_ppm": { "fast": sku.surcharges.fast, "us": sku.surcharges.us },
                 "prices": prices,
             }));
         }
@@ -39,10 +39,18 @@ pub(super) fn of(table: &PriceTable, payer: &Payer, factor: Ppm) -> Value {
 }
 
 /// Rounded up, as a charge is; a price beyond 64 bits is not sold at.
-fn price(rate: &Rate, factor: Ppm) -> Option<Value> {
+fn price(rate: &Rate, surcharges: Surcharges, factor: Ppm) -> Option<Value> {
     let (units, unit) = sold_by(rate.meter);
-    let list: NanoUsd = rate.pico_usd.times_rounded(units).ok()?;
-    let price = list.share_rounded_up(factor).ok()?;
+    let list = |raised: Option<Ppm>| -> Option<NanoUsd> {
+        let one = raised.map_or(Ok(rate.pico_usd), |share| rate.pico_usd.share_rounded(share));
+        one.and_then(|one| one.times_rounded(units)).ok()
+    };
+    let usual = list(None)?;
+    let price = usual.share_rounded_up(factor).ok()?;
+    let raised = |share: Option<Ppm>| {
+        let share = share.filter(|_| rate.meter.is_tokens());
+        share.and_then(|share| list(Some(share))?.share_rounded_up(factor).ok()).map(|price| price.to_string())
+    };
     Some(json!({
         "meter": rate.meter,
         "service_tier": rate.tier,
@@ -50,8 +58,10 @@ fn price(rate: &Rate, factor: Ppm) -> Option<Value> {
         "per": unit,
         "price": price.to_string(),
         "price_nano_usd": price,
-        "list_price": list.to_string(),
-        "list_price_nano_usd": list,
+        "list_price": usual.to_string(),
+        "list_price_nano_usd": usual,
+        "price_in_fast_mode": raised(surcharges.fast),
+        "price_in_us_only": raised(surcharges.us),
     }))
 }
 
@@ -64,7 +74,6 @@ mod tests {
     use keyhaven_protocol::money::PicoUsd;
     use keyhaven_protocol::price::ServiceTier;
     use keyhaven_protocol::price::Sku;
-    use keyhaven_protocol::price::Surcharges;
     use keyhaven_protocol::price::Zone;
     use keyhaven_protocol::provider::Provider;
     use keyhaven_protocol::usage::Meter;
@@ -84,7 +93,7 @@ mod tests {
             context_tokens: Some(128_000),
             output_tokens_max: None,
             abort_tokens_per_second: 50,
-            surcharges: Surcharges::NONE,
+            surcharges: Surcharges { fast: Some(Ppm(2_000_000)), us: None },
             rates: vec![rate],
         };
         let skus = BTreeMap::from([("gpt-4o".to_owned(), sku.clone()), ("o3".to_owned(), sku)]);
@@ -105,5 +114,6 @@ mod tests {
         let price = &shown["models"][0]["prices"][0];
         assert_eq!((&price["price"], &price["per"]), (&json!("$2.875"), &json!("1M tokens")));
         assert_eq!(price["list_price"], "$2.50");
+        assert_eq!((&price["price_in_fast_mode"], &price["price_in_us_only"]), (&json!("$5.75"), &Value::Null));
     }
 }

@@ -39,6 +39,9 @@ use crate::store::ledger::Batch;
 /// Calls in one batch. Larger ones are no faster.
 const BATCH_CALLS_MAX: usize = 256;
 
+/// Calls under way in one batch: with ten thousand of them, those that end wait no longer.
+const BATCH_OBSERVATIONS_MAX: usize = 256;
+
 /// How long a process that stops tries to write what is left.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
@@ -110,11 +113,10 @@ impl Shared {
 
     /// Writes until nothing is left. False: it cannot be written now.
     async fn write_all(&self, observes: bool) -> bool {
-        let mut observes = observes;
+        let mut to_observe = if observes { self.open_calls() } else { Vec::new() };
         loop {
             let mut boot = self.turn.lock().await;
-            let Some(page) = self.page(observes) else { return true };
-            observes = false;
+            let Some(page) = self.page(&mut to_observe) else { return true };
             let written = self.write(*boot, &page).await;
             self.lock().writing_since = None;
             match written {
@@ -134,8 +136,17 @@ impl Shared {
         }
     }
 
-    /// What is to be written next, if anything is.
-    fn page(&self, observes: bool) -> Option<Page> {
+    fn open_calls(&self) -> Vec<(CallId, Arc<OpenCall>)> {
+        let state = self.lock();
+        let open = state.calls.iter().filter_map(|(call, phase)| match phase {
+            Phase::Open(open) => Some((*call, open.clone())),
+            Phase::Ended(_) => None,
+        });
+        open.collect()
+    }
+
+    /// What is to be written next, if anything is; calls under way from these.
+    fn page(&self, to_observe: &mut Vec<(CallId, Arc<OpenCall>)>) -> Option<Page> {
         let mut state = self.lock();
         if state.is_closed {
             return None;
@@ -149,15 +160,10 @@ impl Shared {
         }
         let leases = state.purses.leases_without(&captured);
         let mut observations = Vec::new();
-        if observes {
-            for (call, phase) in &state.calls {
-                match phase {
-                    Phase::Open(open) => {
-                        observations.extend(open.unwritten().map(|unwritten| (*call, open.clone(), unwritten)));
-                    }
-                    Phase::Ended(_) => {}
-                }
-            }
+        while observations.len() < BATCH_OBSERVATIONS_MAX
+            && let Some((call, open)) = to_observe.pop()
+        {
+            observations.extend(open.unwritten().map(|unwritten| (call, open, unwritten)));
         }
         let page = Page { ended, captured, leases, observations, forgotten: state.forgotten.clone() };
         // While writing fails, even nothing is worth a try.

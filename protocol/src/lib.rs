@@ -3,6 +3,7 @@
 //!
 //! Invariant: nothing here does I/O, reads a clock or rolls dice.
 
+pub mod assist;
 pub mod demand;
 pub mod error_code;
 pub mod frame;

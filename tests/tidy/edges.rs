@@ -38,6 +38,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("hex", &[]),
             ("id", &[]),
             ("json_scan", &[]),
+            ("assist", &["json_scan", "request_scan"]),
             ("quote", &["demand", "error_code", "money", "price", "usage"]),
             ("price", &["hex", "money", "provider", "usage"]),
             ("settle", &["money"]),

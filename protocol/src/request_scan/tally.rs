@@ -204,7 +204,7 @@ impl Tally {
 
     /// Where it is said, or could be said, that a stream is to state its usage.
     pub(super) fn usage_place(&self) -> Option<UsagePlace> {
-        self.usage.place()
+        matches!(self.form, Form::Chat | Form::Completions).then(|| self.usage.place())?
     }
 
     /// A field of the body begins; `is_own` when it holds the consumer's own JSON.

@@ -3,11 +3,14 @@
 //! Invariant: a path sent to a vendor is one of these templates with a checked
 //! parameter; a wire number, once given, is never given to another endpoint.
 
+mod metering;
+
 use super::Provider;
 use super::headers::AuthForm;
 use super::native_error::ErrorShape;
-use crate::usage::Form;
 use http::Method;
+
+pub use metering::Metering;
 
 /// The most bytes of query string that are passed on.
 pub const QUERY_BYTES_MAX: usize = 2048;
@@ -28,15 +31,6 @@ pub enum BodyKind {
     JsonOrMultipart,
     /// The connection becomes a WebSocket.
     WebSocket,
-}
-
-/// Whether a call costs, and where its answer states how much was used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Metering {
-    /// It costs nothing: no hold, no bill.
-    Free,
-    /// What it used stands in an answer of this form.
-    Metered(Form),
 }
 
 /// Who answers the consumer.
@@ -419,44 +413,6 @@ impl Endpoint {
         self.row().answer == Answer::Hub
     }
 
-    /// Whether a call costs, and where its answer states how much was used.
-    pub const fn metering(self) -> Metering {
-        Metering::Metered(match self {
-            Self::OpenAiModels
-            | Self::OpenAiModel
-            | Self::AzureModels
-            | Self::AnthropicModels
-            | Self::AnthropicModel
-            | Self::AnthropicCountTokens
-            | Self::DeepSeekModels
-            | Self::DeepSeekModel => return Metering::Free,
-            Self::OpenAiChat
-            | Self::OpenAiCompletions
-            | Self::AzureDeploymentChat
-            | Self::AzureChat
-            | Self::AzureDeploymentCompletions
-            | Self::AzureCompletions => Form::Completions,
-            Self::DeepSeekChat | Self::DeepSeekBetaChat | Self::DeepSeekBetaCompletions => Form::DeepSeekCompletions,
-            Self::OpenAiResponses | Self::AzurePreviewResponses | Self::AzureResponses => Form::Responses,
-            Self::OpenAiEmbeddings | Self::AzureDeploymentEmbeddings | Self::AzureEmbeddings => Form::Embeddings,
-            Self::OpenAiImages
-            | Self::OpenAiImageEdits
-            | Self::AzureDeploymentImages
-            | Self::AzureDeploymentImageEdits
-            | Self::AzureImages
-            | Self::AzureImageEdits => Form::Images,
-            Self::OpenAiSpeech | Self::AzureDeploymentSpeech | Self::AzureSpeech => Form::Speech,
-            Self::OpenAiTranscriptions
-            | Self::OpenAiTranslations
-            | Self::AzureDeploymentTranscriptions
-            | Self::AzureDeploymentTranslations
-            | Self::AzureTranscriptions
-            | Self::AzureTranslations => Form::Transcription,
-            Self::OpenAiRealtime | Self::AzurePreviewRealtime | Self::AzureRealtime => Form::Realtime,
-            Self::AnthropicMessages | Self::DeepSeekMessages => Form::Messages,
-        })
-    }
-
     /// Whether the vendor's path carries a parameter.
     pub fn has_parameter(self) -> bool {
         self.row().has_parameter
@@ -623,14 +579,6 @@ mod tests {
             let reads_models = endpoint.template().contains("/models");
             assert_eq!(endpoint.served_by_hub(), reads_models);
             assert_eq!(endpoint.body() == BodyKind::Empty, reads_models);
-        }
-    }
-
-    #[test]
-    fn what_the_hub_answers_itself_and_counts_of_tokens_are_free() {
-        for endpoint in Endpoint::ALL {
-            let is_free = endpoint.served_by_hub() || *endpoint == Endpoint::AnthropicCountTokens;
-            assert_eq!(endpoint.metering() == Metering::Free, is_free, "{endpoint:?}");
         }
     }
 

@@ -77,6 +77,8 @@ pub enum Class {
 pub enum Bound {
     /// Input: its text, and the full context window when it holds media or URLs.
     Input,
+    /// Output that is foretold: it goes in, and what of it was wrong is output too.
+    Prediction,
     /// The most tokens of output.
     Output,
     /// Makes more of the output, within its bound.
@@ -104,6 +106,7 @@ impl Bound {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Input => "input; with media or URLs in it, the full context window",
+            Self::Prediction => "input, and output as far as it was wrong",
             Self::Output => "the most tokens of output",
             Self::Effort => "more output, within its bound",
             Self::Copies => "multiplies the output",

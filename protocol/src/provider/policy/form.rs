@@ -229,7 +229,7 @@ const CHAT: &[Field] = &[
     priced("service_tier", Bound::Tier, DEEPSEEK_TIERS).of(DEEPSEEK),
     costs("audio", Bound::Medium).at(Place::Audio),
     costs("modalities", Bound::Medium),
-    costs("prediction", Bound::Input),
+    costs("prediction", Bound::Prediction),
     costs("reasoning_effort", Bound::Effort),
     costs("thinking", Bound::Effort).of(DEEPSEEK),
     costs("response_format", Bound::Input).at(Place::Format),

@@ -3,6 +3,7 @@
 //!
 //! Invariant: what a table does not price is refused, and never free.
 
+mod names;
 mod parcel;
 mod standing;
 

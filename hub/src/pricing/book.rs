@@ -13,6 +13,19 @@ use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::price_tables::Published;
 
+/// So long before new prices are in force they are known: agents get them meanwhile.
+pub const LEAD_MS: u64 = 10_000;
+
+/// When new prices are in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begins {
+    /// After [`LEAD_MS`]; at once where nothing is sold yet; and never later than prices that
+    /// were announced before, so that these are not in force for a moment.
+    Usual,
+    /// At once. Agents take no calls until they have them.
+    Now,
+}
+
 /// What cannot be done with the price book.
 #[derive(Debug, thiserror::Error)]
 pub enum BookError {
@@ -114,13 +127,27 @@ impl<'a> PriceBook<'a> {
         }
     }
 
+    /// The table in force: of those whose time has come, the one with the highest version.
+    ///
+    /// # Errors
+    /// When the database fails or was changed by somebody else.
+    pub async fn in_force(&self, now_unix_ms: u64) -> Result<Option<PriceTable>, BookError> {
+        for version in self.store.price_versions().await? {
+            let table = self.published(Some(version)).await?;
+            if let Some(table) = table.filter(|table| table.valid_from_unix_ms <= now_unix_ms) {
+                return Ok(Some(table));
+            }
+        }
+        Ok(None)
+    }
+
     /// Puts the draft in force.
     ///
     /// # Errors
     /// When there is none, or the database fails.
-    pub async fn publish(&self, now_unix_ms: u64) -> Result<PriceTable, BookError> {
+    pub async fn publish(&self, begins: Begins, now_unix_ms: u64) -> Result<PriceTable, BookError> {
         let draft = self.draft().await?.ok_or(BookError::NoDraft)?;
-        self.put_in_force(draft, now_unix_ms).await
+        self.put_in_force(draft, begins, now_unix_ms).await
     }
 
     /// Puts the prices of an earlier version in force again, as a new version: calls that
@@ -128,15 +155,24 @@ impl<'a> PriceBook<'a> {
     ///
     /// # Errors
     /// When there is no such version, or the database fails.
-    pub async fn roll_back(&self, version: u32, now_unix_ms: u64) -> Result<PriceTable, BookError> {
+    pub async fn roll_back(&self, version: u32, begins: Begins, now_unix_ms: u64) -> Result<PriceTable, BookError> {
         let earlier = self.published(Some(version)).await?.ok_or(BookError::NoVersion { version })?;
-        self.put_in_force(earlier, now_unix_ms).await
+        self.put_in_force(earlier, begins, now_unix_ms).await
     }
 
-    async fn put_in_force(&self, prices: PriceTable, now_unix_ms: u64) -> Result<PriceTable, BookError> {
+    async fn put_in_force(
+        &self,
+        prices: PriceTable,
+        begins: Begins,
+        now_unix_ms: u64,
+    ) -> Result<PriceTable, BookError> {
         let newest = self.store.prices(None).await?.map_or(0, |newest| newest.version);
         let version = newest.checked_add(1).ok_or(BookError::TooMany)?;
-        let table = PriceTable { version, valid_from_unix_ms: now_unix_ms, ..prices };
+        let valid_from_unix_ms = match begins {
+            Begins::Now => now_unix_ms,
+            Begins::Usual => self.after_lead(now_unix_ms).await?,
+        };
+        let table = PriceTable { version, valid_from_unix_ms, ..prices };
         let published = Published {
             version,
             hash: table.hash().0,
@@ -146,6 +182,19 @@ impl<'a> PriceBook<'a> {
         };
         self.store.publish_prices(&published).await?;
         Ok(table)
+    }
+
+    async fn after_lead(&self, now_unix_ms: u64) -> Result<u64, BookError> {
+        let mut begins = now_unix_ms.saturating_add(LEAD_MS);
+        for version in self.store.price_versions().await? {
+            let Some(announced) = self.published(Some(version)).await? else { continue };
+            if announced.valid_from_unix_ms <= now_unix_ms {
+                return Ok(begins);
+            }
+            begins = begins.min(announced.valid_from_unix_ms);
+        }
+        // Nothing is in force: nobody is served whom the wait would help.
+        Ok(now_unix_ms)
     }
 }
 
@@ -160,13 +209,13 @@ mod tests {
         let (dir, store) = house().await;
         let keys = HubKeys::load(dir.path(), None).unwrap();
         let book = PriceBook::new(&store, &keys);
-        assert!(matches!(book.publish(1).await, Err(BookError::NoDraft)));
+        assert!(matches!(book.publish(Begins::Usual, 1).await, Err(BookError::NoDraft)));
 
         let (draft, skipped) = book.import(&litellm("1e-06"), "a table", 1).await.unwrap();
-        let first = book.publish(10).await.unwrap();
+        let first = book.publish(Begins::Usual, 10).await.unwrap();
         book.import(&litellm("2e-06"), "a table", 11).await.unwrap();
-        let second = book.publish(20).await.unwrap();
-        let third = book.roll_back(1, 30).await.unwrap();
+        let second = book.publish(Begins::Now, 20).await.unwrap();
+        let third = book.roll_back(1, Begins::Now, 30).await.unwrap();
 
         assert_eq!((first.version, second.version, third.version), (1, 2, 3));
         assert_eq!((first.valid_from_unix_ms, third.valid_from_unix_ms), (10, 30));
@@ -176,7 +225,31 @@ mod tests {
         assert_eq!(book.published(None).await.unwrap(), Some(third));
         assert_eq!(book.published(Some(2)).await.unwrap(), Some(second));
         assert!(matches!(book.published(Some(9)).await, Err(BookError::NoVersion { version: 9 })));
-        assert!(matches!(book.publish(40).await, Err(BookError::NoDraft)), "the draft is gone");
+        assert!(matches!(book.publish(Begins::Now, 40).await, Err(BookError::NoDraft)), "the draft is gone");
+    }
+
+    #[tokio::test]
+    async fn agents_have_time_to_get_new_prices_and_what_was_taken_back_is_never_in_force() {
+        let (dir, store) = house().await;
+        let keys = HubKeys::load(dir.path(), None).unwrap();
+        let book = PriceBook::new(&store, &keys);
+        let in_force = async |now| book.in_force(now).await.unwrap().map(|table| table.version);
+        assert_eq!(in_force(1).await, None);
+
+        book.import(&litellm("1e-06"), "a table", 1).await.unwrap();
+        let first = book.publish(Begins::Usual, 100).await.unwrap();
+        book.import(&litellm("2e-06"), "a table", 101).await.unwrap();
+        let second = book.publish(Begins::Usual, 200).await.unwrap();
+        let third = book.roll_back(1, Begins::Usual, 300).await.unwrap();
+
+        assert_eq!(first.valid_from_unix_ms, 100, "nobody was served before");
+        assert_eq!(second.valid_from_unix_ms, 200 + LEAD_MS);
+        assert_eq!(third.valid_from_unix_ms, second.valid_from_unix_ms);
+        assert_eq!(in_force(199 + LEAD_MS).await, Some(1));
+        assert_eq!(in_force(200 + LEAD_MS).await, Some(3));
+        assert_eq!(book.roll_back(2, Begins::Now, 400).await.unwrap().valid_from_unix_ms, 400);
+        assert_eq!(in_force(400).await, Some(4));
+        assert_eq!(in_force(9 * LEAD_MS).await, Some(4), "what was announced before it never comes");
     }
 
     #[tokio::test]

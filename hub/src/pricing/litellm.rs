@@ -98,7 +98,7 @@ pub fn import(json: &[u8]) -> Result<Imported, NoTable> {
 impl Imported {
     fn take(&mut self, provider: Provider, name: &str, entry: &Entry) -> Result<(), Skipped> {
         let model = model(provider, name)?;
-        let sku = sku(entry)?;
+        let sku = sku(provider, entry)?;
         let models = self.models.entry(provider).or_default();
         let known = models.entry(model.to_owned()).or_insert_with(|| sku.clone());
         if *known == sku { Ok(()) } else { Err(Skipped::Twice) }
@@ -138,7 +138,7 @@ fn model(provider: Provider, name: &str) -> Result<&str, Skipped> {
     if own.contains('/') { Err(Skipped::Regional) } else { Ok(own) }
 }
 
-fn sku(entry: &Entry) -> Result<Sku, Skipped> {
+fn sku(provider: Provider, entry: &Entry) -> Result<Sku, Skipped> {
     let mode = text(entry, "mode").unwrap_or_default();
     if !SOLD_MODES.contains(&mode.as_str()) {
         return Err(Skipped::Mode(mode));
@@ -149,6 +149,10 @@ fn sku(entry: &Entry) -> Result<Sku, Skipped> {
         match meaning(field, &mode) {
             Meaning::Price(meter, tier, above) => {
                 let price = price(field, value)?;
+                // DeepSeek's cache writes itself, and no answer states it: some entries say 0, some nothing.
+                if provider == Provider::DeepSeek && meter == Meter::CacheWrite && price == PicoUsd(0) {
+                    continue;
+                }
                 rates.insert((meter, tier, above), price);
             }
             Meaning::Searches => {
@@ -243,6 +247,8 @@ fn meaning(field: &str, mode: &str) -> Meaning {
         }
         // The table states a second of audio twice, as input and as output.
         "output_cost_per_second" if mode == "audio_transcription" => return Meaning::NotSold,
+        // The same sound that its answers state in tokens.
+        "output_cost_per_second" if mode == "audio_speech" => return Meaning::NotSold,
         "input_cost_per_second" | "output_cost_per_second" => return Meaning::Unit("the second"),
         // What a region or a plan adds is asked for by headers and fields that are refused.
         "regional_processing_uplift_multiplier_eu"
@@ -449,6 +455,34 @@ mod tests {
 
         let searches = sku.rates.iter().filter(|rate| rate.meter == Meter::WebSearch);
         assert_eq!(searches.map(|rate| rate.tier).collect::<Vec<_>>(), [ServiceTier::Standard, ServiceTier::Priority]);
+    }
+
+    #[test]
+    fn speech_is_sold_by_the_token_that_its_answers_state() {
+        let speech = one(
+            "gpt-x-tts",
+            r#"{"litellm_provider":"openai","mode":"audio_speech","input_cost_per_token":6e-07,"output_cost_per_audio_token":1.2e-05,"output_cost_per_second":0.00025}"#,
+        )
+        .unwrap();
+
+        assert!(speech.rates.iter().any(|rate| rate.meter == Meter::AudioOutput));
+        assert!(speech.rates.iter().all(|rate| rate.meter != Meter::AudioMillis));
+    }
+
+    #[test]
+    fn a_cache_that_writes_itself_for_nothing_is_no_other_price() {
+        let entry = |more: &str| {
+            format!(r#"{{"litellm_provider":"deepseek","mode":"chat","input_cost_per_token":2e-06{more}}}"#)
+        };
+        let json = format!(
+            r#"{{"deepseek-chat":{},"deepseek/deepseek-chat":{}}}"#,
+            entry(""),
+            entry(r#","cache_creation_input_token_cost":0.0"#)
+        );
+
+        let imported = import(json.as_bytes()).unwrap();
+
+        assert_eq!(imported.models[&Provider::DeepSeek].len(), 1, "{:?}", imported.skipped);
     }
 
     #[test]

@@ -35,7 +35,9 @@ fn served(provider: Provider, model: &str) -> &str {
 
 fn of_any_date<'a>(models: &'a BTreeMap<String, Sku>, model: &str) -> Option<&'a Sku> {
     let family = undated(model);
-    let alike = models.range::<str, _>((Bound::Included(family), Bound::Unbounded)).take_while(|(name, _)| name.starts_with(family));
+    let alike = models
+        .range::<str, _>((Bound::Included(family), Bound::Unbounded))
+        .take_while(|(name, _)| name.starts_with(family));
     let mut alike = alike.filter(|(name, _)| undated(name) == family).map(|(_, sku)| sku);
     let first = alike.next()?;
     alike.all(|sku| sku.rates == first.rates).then_some(first)
@@ -91,7 +93,12 @@ mod tests {
     fn a_date_does_not_matter_where_no_date_changes_the_price() {
         let table = table(
             Provider::Anthropic,
-            &[("claude-haiku-4-5", 1), ("claude-haiku-4-5-20251001", 1), ("claude-opus-5-20260101", 9), ("claude-x", 7)],
+            &[
+                ("claude-haiku-4-5", 1),
+                ("claude-haiku-4-5-20251001", 1),
+                ("claude-opus-5-20260101", 9),
+                ("claude-x", 7),
+            ],
         );
         let price = |model| price(&table, Provider::Anthropic, model);
 

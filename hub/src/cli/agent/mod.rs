@@ -179,7 +179,7 @@ fn emit_state(output: Output, agent: &Agent) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn find(registry: &Registry, wanted: &str) -> Result<Agent, Failure> {
+pub(super) async fn find(registry: &Registry, wanted: &str) -> Result<Agent, Failure> {
     let found = match wanted.parse::<AgentId>() {
         Ok(id) => registry.store.agent(id).await?,
         Err(_) => registry.store.agent_named(wanted).await?,

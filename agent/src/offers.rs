@@ -265,13 +265,15 @@ mod tests {
 
     #[test]
     fn deployments_that_the_owner_named_are_offered_though_the_key_may_not_list_any() {
-        let deployments = vec!["gpt-4o".to_owned()];
+        let deployments = vec!["prod=gpt-4o".parse().unwrap()];
         let resource = "acme".to_owned();
         let (_dir, offers, key) = offers(Account::Azure { resource, suffix: AzureSuffix::OpenAi, deployments });
 
         offers.note(&key, Err(ListError::MayNotList(StatusCode::FORBIDDEN)));
 
         assert_eq!(offers.status()[0].models, 1);
+        let payload: serde_json::Value = serde_json::from_slice(&offers.frames()[0].1).unwrap();
+        assert_eq!(payload["models"][0], serde_json::json!({ "id": "prod", "object": "model", "model": "gpt-4o" }));
     }
 
     #[tokio::test(start_paused = true)]

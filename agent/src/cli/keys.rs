@@ -25,6 +25,7 @@ use crate::provider::TestedKey;
 use crate::vault::Vault;
 use crate::vault::host::Account;
 use crate::vault::host::AzureSuffix;
+use crate::vault::host::Deployment;
 use crate::vault::key::Attestation;
 use crate::vault::key::KeyInfo;
 use crate::vault::key::NewKey;
@@ -67,9 +68,10 @@ pub(crate) struct AddArguments {
     /// Azure: the domain the resource is under. Default: openai.azure.com
     #[arg(long, value_name = "DOMAIN", value_parser = suffix)]
     suffix: Option<AzureSuffix>,
-    /// Azure: a deployment that may be called; may be given several times.
-    #[arg(long = "deployment", value_name = "NAME")]
-    deployments: Vec<String>,
+    /// Azure: a deployment that may be called, and the model behind it, whose prices hold; without one the
+    /// deployment's name is the model's. May be given several times.
+    #[arg(long = "deployment", value_name = "NAME[=MODEL]")]
+    deployments: Vec<Deployment>,
     /// A name for your own eyes. Default: the vendor's or the resource's.
     #[arg(long, default_value = "", hide_default_value = true)]
     label: String,
@@ -184,7 +186,7 @@ fn list(context: &Context) -> anyhow::Result<()> {
                     key.host.clone(),
                     key.masked.clone(),
                     day(key.added_unix_ms),
-                    key.deployments.join(", "),
+                    super::join(key.deployments.iter()),
                 ]
             })
             .collect();

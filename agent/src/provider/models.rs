@@ -28,6 +28,7 @@ use super::client::VendorClient;
 use super::egress::Egress;
 use crate::vault::Vault;
 use crate::vault::error::VaultError;
+use crate::vault::host::Deployment;
 use crate::vault::key::KeyInfo;
 
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -120,7 +121,7 @@ pub async fn list_models(
 /// The models that the owner named with the key, whatever its vendor says: Azure's
 /// deployments.
 pub fn declared_models(key: &KeyInfo) -> Vec<Box<RawValue>> {
-    key.deployments.iter().filter_map(|name| deployment(name)).collect()
+    key.deployments.iter().filter_map(deployment).collect()
 }
 
 async fn ask(
@@ -188,8 +189,8 @@ impl Named {
     }
 }
 
-fn deployment(name: &str) -> Option<Box<RawValue>> {
-    let object = serde_json::json!({ "id": name, "object": "model" });
+fn deployment(deployment: &Deployment) -> Option<Box<RawValue>> {
+    let object = serde_json::json!({ "id": deployment.name(), "object": "model", "model": deployment.model() });
     RawValue::from_string(object.to_string()).ok()
 }
 

@@ -84,7 +84,7 @@ fn uri(key: &KeyInfo, endpoint: Endpoint, open: &OpenHead) -> Result<Uri, Abort>
     check_head(endpoint, query, &open.headers).map_err(|error| not_allowed(&error.to_string()))?;
     let asked = model_of_query(endpoint, query).map_err(|error| not_allowed(&error.to_string()))?;
     if let Some(deployment) = open.parameter.as_deref().or(asked.as_deref()) {
-        allow_model(Some(deployment), offered(key))?;
+        allow_model(Some(deployment), offered(key).as_deref())?;
     }
     let path = endpoint.vendor_path(open.parameter.as_deref());
     let path = path.ok_or_else(|| not_allowed("the path's parameter is not allowed"))?;
@@ -97,8 +97,9 @@ fn uri(key: &KeyInfo, endpoint: Endpoint, open: &OpenHead) -> Result<Uri, Abort>
 }
 
 /// The only models that may be asked for: Azure's deployments, where the owner named some.
-fn offered(key: &KeyInfo) -> Option<&[String]> {
-    Some(key.deployments.as_slice()).filter(|deployments| !deployments.is_empty())
+fn offered(key: &KeyInfo) -> Option<Vec<String>> {
+    let names = || key.deployments.iter().map(|deployment| deployment.name().to_owned()).collect();
+    (!key.deployments.is_empty()).then(names)
 }
 
 /// The check of the body; a body that is empty is judged at once.
@@ -106,7 +107,7 @@ fn check(endpoint: Endpoint, key: &KeyInfo, open: &OpenHead) -> Result<Check, Ab
     // Where path or query name the deployment, the body's model means nothing to the vendor.
     let in_body = !endpoint.has_parameter() && endpoint.body() != BodyKind::WebSocket;
     let models = offered(key).filter(|_| in_body);
-    let mut check = Check::new(endpoint, open.headers.get(header::CONTENT_TYPE), models)?;
+    let mut check = Check::new(endpoint, open.headers.get(header::CONTENT_TYPE), models.as_deref())?;
     let fits = match (endpoint.body(), open.body) {
         (BodyKind::WebSocket, length) => length == BodyLength::Upgrade,
         (BodyKind::Empty, length) => length == BodyLength::None,

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::vault::error::VaultError;
+use crate::vault::host::Deployment;
 use crate::vault::identity::Identity;
 use crate::vault::key::Attestation;
 use crate::vault::key::KeyInfo;
@@ -47,7 +48,7 @@ pub(crate) struct KeyRecord {
     provider: Provider,
     host: String,
     resource: Option<String>,
-    deployments: Vec<String>,
+    deployments: Vec<Deployment>,
     label: String,
     masked: String,
     added_unix_ms: u64,
@@ -194,13 +195,14 @@ impl Document {
     }
 
     fn key_bound_to(&self, info: &KeyInfo) -> Vec<u8> {
+        let deployments: Vec<String> = info.deployments.iter().map(Deployment::to_string).collect();
         Canonical::new("keyhaven/vault/v1/key")
             .bytes(&self.vault.0)
             .bytes(&info.id.0)
             .text(&info.host)
             .text(info.provider.name())
             .optional(info.resource.as_deref())
-            .list(&info.deployments)
+            .list(&deployments)
             .text(&info.label)
             .text(&info.masked)
             .number(info.added_unix_ms)

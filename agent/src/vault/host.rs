@@ -3,6 +3,9 @@
 //! Invariant: no host is ever built from what a hub or a consumer sent; it is
 //! fixed when the owner adds the key.
 
+use std::fmt;
+use std::str::FromStr;
+
 use keyhaven_protocol::provider::Provider;
 use serde::Deserialize;
 use serde::Serialize;
@@ -38,6 +41,65 @@ impl AzureSuffix {
     }
 }
 
+/// A deployment at Azure, as the owner states it: `NAME` or `NAME=MODEL`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Deployment {
+    name: String,
+    model: Option<String>,
+}
+
+/// A text that states no deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is neither NAME nor NAME=MODEL, in letters, digits, hyphens, dots and underscores")]
+pub struct BadDeployment;
+
+impl Deployment {
+    /// What calls name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The model behind it, whose prices hold: what the owner states, else the deployment's own
+    /// name.
+    pub fn model(&self) -> &str {
+        self.model.as_deref().unwrap_or(&self.name)
+    }
+}
+
+impl fmt::Display for Deployment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.model {
+            Some(model) => write!(f, "{}={model}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+impl FromStr for Deployment {
+    type Err = BadDeployment;
+
+    fn from_str(text: &str) -> Result<Self, BadDeployment> {
+        let (name, model) = text.split_once('=').map_or((text, None), |(name, model)| (name, Some(model)));
+        let fits = is_deployment(name) && model.is_none_or(is_deployment);
+        fits.then(|| Self { name: name.to_owned(), model: model.map(str::to_owned) }).ok_or(BadDeployment)
+    }
+}
+
+impl TryFrom<String> for Deployment {
+    type Error = BadDeployment;
+
+    fn try_from(text: String) -> Result<Self, BadDeployment> {
+        text.parse()
+    }
+}
+
+impl From<Deployment> for String {
+    fn from(deployment: Deployment) -> Self {
+        deployment.to_string()
+    }
+}
+
 /// Which account of a vendor a key opens. Azure has one host per resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Account {
@@ -50,7 +112,7 @@ pub enum Account {
         /// The domain the resource lives under.
         suffix: AzureSuffix,
         /// The deployments that may be called. Empty: the hub cannot route by model.
-        deployments: Vec<String>,
+        deployments: Vec<Deployment>,
     },
     /// `api.anthropic.com`
     Anthropic,
@@ -72,21 +134,16 @@ impl Account {
     /// The exact host that may see the key.
     ///
     /// # Errors
-    /// The Azure resource or a deployment is not a name Azure would give.
+    /// The Azure resource is not a name Azure would give.
     pub fn host(&self) -> Result<String, VaultError> {
         match self {
             Self::OpenAi => Ok("api.openai.com".to_owned()),
             Self::Anthropic => Ok("api.anthropic.com".to_owned()),
             Self::DeepSeek => Ok("api.deepseek.com".to_owned()),
-            Self::Azure { resource, suffix, deployments } => {
+            Self::Azure { resource, suffix, deployments: _ } => {
                 if !is_dns_label(resource) {
                     return Err(VaultError::ResourceMalformed {
                         why: format!("{:?} is not one DNS label of a to z, 0 to 9 and hyphens", clip(resource)),
-                    });
-                }
-                if let Some(bad) = deployments.iter().find(|name| !is_deployment(name)) {
-                    return Err(VaultError::ResourceMalformed {
-                        why: format!("{:?} is not the name of a deployment", clip(bad)),
                     });
                 }
                 Ok(format!("{resource}.{}", suffix.domain()))
@@ -134,7 +191,7 @@ mod tests {
         Account::Azure {
             resource: resource.to_owned(),
             suffix: AzureSuffix::default(),
-            deployments: vec!["gpt-4o".to_owned()],
+            deployments: vec!["gpt-4o".parse().unwrap()],
         }
     }
 
@@ -152,12 +209,20 @@ mod tests {
     #[test]
     fn a_deployment_cannot_climb_out_of_its_path() {
         for bad in ["..", ".", "a/b", "a%2fb", "", "a b", "a?b"] {
-            let account = Account::Azure {
-                resource: "acme".to_owned(),
-                suffix: AzureSuffix::AiServices,
-                deployments: vec![bad.to_owned()],
-            };
-            assert!(account.host().is_err(), "{bad:?}");
+            assert!(bad.parse::<Deployment>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_model_behind_a_deployment_is_stated_or_has_its_name() {
+        let stated: Deployment = "prod=gpt-4o-2024-08-06".parse().unwrap();
+        let own: Deployment = "gpt-4o".parse().unwrap();
+
+        assert_eq!((stated.name(), stated.model()), ("prod", "gpt-4o-2024-08-06"));
+        assert_eq!((own.name(), own.model()), ("gpt-4o", "gpt-4o"));
+        assert_eq!([&stated, &own].map(ToString::to_string), ["prod=gpt-4o-2024-08-06", "gpt-4o"]);
+        for bad in ["prod=", "=gpt-4o", "a=b=c", "a=b/c"] {
+            assert!(bad.parse::<Deployment>().is_err(), "{bad:?}");
         }
     }
 

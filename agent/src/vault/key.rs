@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::vault::error::VaultError;
 use crate::vault::host::Account;
+use crate::vault::host::Deployment;
 
 const KEY_BYTES_MIN: usize = 8;
 const KEY_BYTES_MAX: usize = 512;
@@ -54,7 +55,7 @@ pub struct KeyInfo {
     /// The Azure resource.
     pub resource: Option<String>,
     /// The Azure deployments that may be called.
-    pub deployments: Vec<String>,
+    pub deployments: Vec<Deployment>,
     /// The owner's name for it.
     pub label: String,
     /// A few characters of it, to tell keys apart.
@@ -63,6 +64,15 @@ pub struct KeyInfo {
     pub added_unix_ms: u64,
     /// What the owner stated about it.
     pub attestation: Attestation,
+}
+
+impl KeyInfo {
+    /// The model whose prices hold for this name: behind a deployment, the one that the owner
+    /// stated.
+    pub fn model_behind<'a>(&'a self, name: &'a str) -> &'a str {
+        let stated = self.deployments.iter().find(|deployment| deployment.name() == name);
+        stated.map_or(name, Deployment::model)
+    }
 }
 
 /// Whether this can be sent to this vendor as a credential at all.

@@ -395,7 +395,7 @@ fn azure(resource: &str) -> Account {
     Account::Azure {
         resource: resource.to_owned(),
         suffix: AzureSuffix::OpenAi,
-        deployments: vec!["gpt-4o".to_owned()],
+        deployments: vec!["gpt-4o".parse().unwrap()],
     }
 }
 

@@ -33,6 +33,8 @@ const SWEEP_FROM: usize = 4096;
 pub struct Offered {
     /// What consumers name.
     pub id: Arc<str>,
+    /// The model behind a deployment, as its owner states it.
+    pub behind: Option<Arc<str>>,
     /// The vendor's object, as the vendor wrote it.
     pub object: Box<RawValue>,
 }
@@ -83,8 +85,8 @@ impl ModelLists {
         }
         let objects: Vec<&RawValue> = serde_json::from_str(array.get())?;
         let mut ids = HashSet::new();
-        let named = objects.into_iter().take(MODELS_MAX).filter_map(|object| Some((id_of(object)?, object)));
-        let named: Vec<(String, &RawValue)> = named.filter(|(id, _)| ids.insert(id.clone())).collect();
+        let named = objects.into_iter().take(MODELS_MAX).filter_map(|object| Some((Named::of(object)?, object)));
+        let named: Vec<(Named, &RawValue)> = named.filter(|(named, _)| ids.insert(named.id.clone())).collect();
         Ok(self.lock().hold(digest, named))
     }
 
@@ -94,23 +96,24 @@ impl ModelLists {
 }
 
 impl Held {
-    fn hold(&mut self, digest: [u8; 32], named: Vec<(String, &RawValue)>) -> Arc<ModelList> {
+    fn hold(&mut self, digest: [u8; 32], named: Vec<(Named, &RawValue)>) -> Arc<ModelList> {
         if let Some(list) = self.lists.get(&digest) {
             return list.clone();
         }
         self.sweep();
-        let models = named.into_iter().map(|(id, object)| self.model(id, object)).collect();
+        let models = named.into_iter().map(|(named, object)| self.model(named, object)).collect();
         self.last_number += 1;
         let list = Arc::new(ModelList { number: self.last_number, models });
         self.lists.insert(digest, list.clone());
         list
     }
 
-    fn model(&mut self, id: String, object: &RawValue) -> Arc<Offered> {
+    fn model(&mut self, named: Named, object: &RawValue) -> Arc<Offered> {
         if let Some(ByObject(held)) = self.models.get(object.get()) {
             return held.clone();
         }
-        let model = Arc::new(Offered { id: id.into(), object: object.to_owned() });
+        let model =
+            Arc::new(Offered { id: named.id.into(), behind: named.model.map(Arc::from), object: object.to_owned() });
         self.models.insert(ByObject(model.clone()));
         model
     }
@@ -126,14 +129,21 @@ impl Held {
     }
 }
 
-fn id_of(object: &RawValue) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Named {
-        id: String,
+/// What is read of a model's object.
+#[derive(Deserialize)]
+struct Named {
+    id: String,
+    #[serde(default)]
+    model: Option<String>,
+}
+
+impl Named {
+    fn of(object: &RawValue) -> Option<Self> {
+        let named: Self = serde_json::from_str(object.get()).ok()?;
+        let fits = |name: &str| !name.is_empty() && name.len() <= MODEL_ID_BYTES_MAX;
+        let all_fit = fits(&named.id) && named.model.as_deref().is_none_or(fits);
+        (all_fit && object.get().starts_with('{')).then_some(named)
     }
-    let named: Named = serde_json::from_str(object.get()).ok()?;
-    let fits = !named.id.is_empty() && named.id.len() <= MODEL_ID_BYTES_MAX && object.get().starts_with('{');
-    fits.then_some(named.id)
 }
 
 impl Borrow<str> for ByObject {
@@ -183,6 +193,18 @@ mod tests {
         let objects: Vec<&str> = list.iter().map(|model| model.object.get()).collect();
         assert_eq!(objects, [r#"{"id":"gpt-9","object":"model"}"#]);
         assert!(lists.read(&RawValue::from_string("7".to_owned()).unwrap()).is_err());
+    }
+
+    #[test]
+    fn the_model_behind_a_deployment_is_what_its_owner_states() {
+        let lists = ModelLists::default();
+        let list = read(
+            &lists,
+            r#"[{"id":"prod","model":"gpt-4o"},{"id":"gpt-4o"},{"id":"x","model":""},{"id":"y","model":7}]"#,
+        );
+
+        let behind: Vec<_> = list.iter().map(|model| (&*model.id, model.behind.as_deref())).collect();
+        assert_eq!(behind, [("prod", Some("gpt-4o")), ("gpt-4o", None)]);
     }
 
     #[test]

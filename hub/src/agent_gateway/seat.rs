@@ -68,6 +68,18 @@ impl Seat {
         self.link.number == other.link.number && self.vendor_key == other.vendor_key
     }
 
+    /// The model whose prices hold for calls that name this one: of a deployment at Azure, the
+    /// one behind it.
+    pub fn priced_as<'a>(&'a self, model: &'a str) -> &'a str {
+        match self.provider {
+            Provider::Azure => {
+                let offered = self.models.iter().find(|offered| &*offered.id == model);
+                offered.and_then(|offered| offered.behind.as_deref()).unwrap_or(model)
+            }
+            Provider::OpenAi | Provider::Anthropic | Provider::DeepSeek => model,
+        }
+    }
+
     /// Until when calls for this model should rather go elsewhere, if so.
     pub fn cool_until(&self, model: Option<&str>, now: Instant) -> Option<Instant> {
         self.state.health.cool_until(model, now)

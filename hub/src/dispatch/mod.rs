@@ -32,6 +32,8 @@ pub struct Wanted<'a> {
     pub resource: Option<&'a str>,
     /// The model or deployment, if one is known.
     pub model: Option<&'a str>,
+    /// The model that the call is sold as; owners may state another one for the same deployment.
+    pub priced_as: Option<&'a str>,
     /// Seats that have failed this call: they are not chosen again.
     pub tried: &'a [Seat],
 }
@@ -131,6 +133,10 @@ impl<'a> Search<'a> {
         if self.wanted.tried.iter().any(|tried| tried.is(seat)) || !seat.link.accepts() {
             return;
         }
+        let sold_as = self.wanted.model.zip(self.wanted.priced_as);
+        if sold_as.is_some_and(|(model, priced_as)| seat.priced_as(model) != priced_as) {
+            return;
+        }
         if let Some(until) = seat.cool_until(self.wanted.model, self.now) {
             if self.coolest.as_ref().is_none_or(|(coolest, _)| until < *coolest) {
                 self.coolest = Some((until, seat.clone()));
@@ -170,7 +176,7 @@ mod tests {
     use crate::agent_gateway::Entering;
 
     const OPENAI: Wanted<'static> =
-        Wanted { provider: Provider::OpenAi, resource: None, model: Some("gpt-5"), tried: &[] };
+        Wanted { provider: Provider::OpenAi, resource: None, model: Some("gpt-5"), priced_as: None, tried: &[] };
 
     #[test]
     fn equals_take_turns() {
@@ -210,13 +216,45 @@ mod tests {
     fn a_resource_or_deployment_that_nobody_offers_has_no_seat() {
         let roster = Roster::new();
         link(&roster, 1, Provider::Azure, Some("Acme"), &["prod"]);
-        let choose =
-            |resource, model| choose(&roster, Wanted { provider: Provider::Azure, resource, model, tried: &[] });
+        let choose = |resource, model| {
+            choose(&roster, Wanted { provider: Provider::Azure, resource, model, priced_as: None, tried: &[] })
+        };
 
         assert!(choose(Some("acme"), Some("prod")).is_some());
         assert!(choose(None, Some("prod")).is_some());
         assert!(choose(Some("other"), Some("prod")).is_none());
         assert!(choose(Some("acme"), Some("secret")).is_none());
+    }
+
+    #[test]
+    fn a_call_stays_with_owners_who_state_the_model_that_it_is_sold_as() {
+        let roster = Roster::new();
+        let stated = [
+            (1, r#"{"id":"prod","model":"gpt-4o"}"#),
+            (2, r#"{"id":"prod","model":"gpt-4"}"#),
+            (3, r#"{"id":"prod"}"#),
+        ];
+        for (agent, models) in stated {
+            let link = enter(&roster, agent);
+            let payload = format!(
+                r#"{{"vendor_key":"vk_{agent:032x}","provider":"azure","resource":"acme","models":[{models}]}}"#
+            );
+            roster.offer(&link, payload.as_bytes()).unwrap();
+        }
+        let chosen = |priced_as| {
+            let wanted =
+                Wanted { provider: Provider::Azure, resource: None, model: Some("prod"), priced_as, tried: &[] };
+            (0..6)
+                .filter_map(|_| choose(&roster, wanted))
+                .map(|seat| seat.priced_as("prod").to_owned())
+                .collect::<HashSet<_>>()
+        };
+
+        for model in ["gpt-4o", "gpt-4", "prod"] {
+            assert_eq!(chosen(Some(model)), HashSet::from([model.to_owned()]));
+        }
+        assert_eq!(chosen(None).len(), 3);
+        assert!(chosen(Some("gpt-5")).is_empty());
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn resolve(gateway: &UserGateway, call: &Call<'_>) -> Result<Candidate, Unplaced
 fn choose(gateway: &UserGateway, call: &Call<'_>, candidate: &Candidate, tried: &[Seat]) -> Option<Seat> {
     let model = candidate.parameter.as_deref().or(call.model.as_deref());
     let resource = call.route.azure_resource.as_deref();
-    let wanted = Wanted { provider: candidate.endpoint.provider(), resource, model, tried };
+    let wanted = Wanted { provider: candidate.endpoint.provider(), resource, model, priced_as: None, tried };
     let seat = dispatch::choose(&gateway.roster, wanted)?;
     // A seat that lists other models would answer that this one does not exist, which is
     // worse than what the seat that lists it said.

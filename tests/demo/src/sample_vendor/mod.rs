@@ -16,6 +16,7 @@ mod server;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 
+use keyhaven_agent::vault::host::Deployment;
 use keyhaven_daemon::tasks::Tasks;
 use tokio::net::TcpListener;
 
@@ -45,7 +46,7 @@ impl SampleVendor {
     }
 
     /// The models it has, which are also the names of the deployments at its Azure.
-    pub(crate) fn azure_deployments() -> Vec<String> {
-        models::OPENAI.iter().map(|name| (*name).to_owned()).collect()
+    pub(crate) fn azure_deployments() -> Vec<Deployment> {
+        models::OPENAI.iter().filter_map(|name| name.parse().ok()).collect()
     }
 }

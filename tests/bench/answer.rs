@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio::time::Sleep;
 
 use crate::clock::monotonic_ns;
-use crate::model::Model;
+use crate::model::MODEL;
 use crate::seen::Unfinished;
 
 /// The body of the plain answer, padding included.
@@ -159,7 +159,7 @@ fn answer() -> Bytes {
             "id": "chatcmpl-bench",
             "object": "chat.completion",
             "created": 1_700_000_000,
-            "model": Model::Json.name(),
+            "model": MODEL,
             "choices": [{
                 "index": 0,
                 "message": { "role": "assistant", "content": content },

@@ -39,7 +39,9 @@ use keyhaven_protocol::frame::Egress;
 use keyhaven_protocol::frame::Enrolment;
 use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
+use keyhaven_protocol::frame::HeldTable;
 use keyhaven_protocol::frame::Offer;
+use keyhaven_protocol::frame::Prices;
 use keyhaven_protocol::frame::ResponseHead;
 use keyhaven_protocol::frame::to_json;
 use keyhaven_protocol::hex::Hex;
@@ -60,6 +62,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::clock::monotonic_ns;
+use crate::model::MODEL;
 use crate::model::Model;
 
 /// Handshakes under way at once when the fleet is first brought up; afterwards, none is held back.
@@ -109,6 +112,7 @@ struct Log {
     came_up_ns: Vec<u64>,
     refused: usize,
     refusal: String,
+    held: Vec<HeldTable>,
 }
 
 struct Fleet {
@@ -185,12 +189,15 @@ async fn keep_linked(fleet: Arc<Fleet>, number: usize, token: JoinToken) {
                 enrolment = None;
                 failures = 0;
                 let handle = LinkHandle::new(Side::Agent, Limits::default());
+                let held = fleet.note(|log| log.held.clone());
+                handle.send_control(FrameKind::Prices, &Prices::Held(held).encode());
                 handle.send_control(FrameKind::Offer, &to_json(&offer(number)));
                 fleet.note(|log| {
                     log.linked += 1;
                     log.came_up_ns.push(monotonic_ns());
                 });
-                link::run(dialled.socket, &handle, Serve { fleet: fleet.clone(), number }).await;
+                link::run(dialled.socket, &handle, Serve { fleet: fleet.clone(), number, handle: handle.clone() })
+                    .await;
                 fleet.note(|log| log.linked -= 1);
             }
             Err(LinkError::Refused { code, message, .. }) => fleet.note(|log| {
@@ -215,7 +222,7 @@ fn jitter(failures: u32) -> Duration {
 fn offer(number: usize) -> Offer {
     let mut id = [0; 16];
     id[8..].copy_from_slice(&(number as u64).to_be_bytes());
-    let model = format!(r#"{{"id":"{}","object":"model"}}"#, Model::Json.name());
+    let model = format!(r#"{{"id":"{}","object":"model"}}"#, MODEL);
     let models = RawValue::from_string(model).into_iter().collect();
     Offer { vendor_key: VendorKeyId(id), provider: Provider::OpenAi, resource: None, models }
 }
@@ -223,6 +230,7 @@ fn offer(number: usize) -> Offer {
 struct Serve {
     fleet: Arc<Fleet>,
     number: usize,
+    handle: LinkHandle,
 }
 
 impl LinkEvents for Serve {
@@ -235,7 +243,21 @@ impl LinkEvents for Serve {
         });
     }
 
-    fn control(&mut self, _frame: &Frame) -> Result<(), LinkFault> {
+    /// Any table of prices is held as soon as its last part is here.
+    fn control(&mut self, frame: &Frame) -> Result<(), LinkFault> {
+        if frame.kind == FrameKind::Prices.number()
+            && let Ok(Prices::Part(part)) = Prices::decode(frame.payload.clone())
+            && part.offset as usize + part.bytes.len() == part.packed_bytes as usize
+        {
+            let table = HeldTable { version: part.version, hash: part.hash };
+            let held = self.fleet.note(|log| {
+                if !log.held.contains(&table) {
+                    log.held.push(table);
+                }
+                log.held.clone()
+            });
+            self.handle.send_control(FrameKind::Prices, &Prices::Held(held).encode());
+        }
         Ok(())
     }
 

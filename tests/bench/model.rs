@@ -1,16 +1,20 @@
-//! The names of the upstream's models: each says what its answer is.
+//! What the upstream is asked for. Every request names the same model, which has a price, and says
+//! as its `user` what the answer is to be.
 //!
 //! Invariant: a name and the answer it stands for are one to one.
 
 use anyhow::Context;
 use anyhow::Result;
 
-const JSON: &str = "gpt-bench";
-const SILENT: &str = "gpt-bench-silent";
-const HALF: &str = "gpt-bench-half";
-const CRUMBS: &str = "gpt-bench-crumbs";
-const BULK: &str = "gpt-bench-bulk-";
-const EVENTS: &str = "gpt-bench-events-";
+/// The model that every request names.
+pub(crate) const MODEL: &str = "gpt-bench";
+
+const JSON: &str = "json";
+const SILENT: &str = "silent";
+const HALF: &str = "half";
+const CRUMBS: &str = "crumbs";
+const BULK: &str = "bulk-";
+const EVENTS: &str = "events-";
 
 /// What the upstream answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +34,11 @@ pub(crate) enum Model {
 }
 
 impl Model {
-    /// A request names its model within so many bytes.
+    /// A request says what it asks for within so many bytes.
     pub(crate) const NAMED_WITHIN: usize = 256;
 
-    /// How a request names it.
-    pub(crate) fn name(self) -> String {
+    /// How a request says it.
+    fn name(self) -> String {
         match self {
             Self::Json => JSON.to_owned(),
             Self::Bulk { bytes } => format!("{BULK}{bytes}"),
@@ -49,30 +53,30 @@ impl Model {
     pub(crate) fn request_body(self) -> String {
         let prompt = "Say in one sentence why a bridge that nobody crosses is still worth its paint. ".repeat(2);
         let stream = matches!(self, Self::Events { .. } | Self::Crumbs | Self::Silent);
-        let model = self.name();
+        let user = self.name();
         format!(
-            r#"{{"model":"{model}","stream":{stream},"temperature":0.7,"messages":[{{"role":"system","content":"You are brief."}},{{"role":"user","content":"{prompt}"}}]}}"#
+            r#"{{"model":"{MODEL}","user":"{user}","stream":{stream},"temperature":0.7,"messages":[{{"role":"system","content":"You are brief."}},{{"role":"user","content":"{prompt}"}}]}}"#
         )
     }
 
     /// The same with a prompt of so many bytes.
     pub(crate) fn request_body_of(self, bytes: usize) -> String {
-        let (model, content) = (self.name(), "x".repeat(bytes));
-        format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"{content}"}}]}}"#)
+        let (user, content) = (self.name(), "x".repeat(bytes));
+        format!(r#"{{"model":"{MODEL}","user":"{user}","messages":[{{"role":"user","content":"{content}"}}]}}"#)
     }
 
-    /// What a request's body names; anything unknown is [`Model::Json`].
+    /// What a request's body asks for; anything unknown is [`Model::Json`].
     pub(crate) fn of_request(body: &[u8]) -> Self {
-        // The name stands at the beginning: a body of megabytes is not searched.
+        // It stands at the beginning: a body of megabytes is not searched.
         let beginning = &body[..body.len().min(Self::NAMED_WITHIN)];
         let text = String::from_utf8_lossy(beginning);
-        let name = text.split_once(r#""model":""#).and_then(|(_, rest)| rest.split_once('"'));
+        let name = text.split_once(r#""user":""#).and_then(|(_, rest)| rest.split_once('"'));
         name.and_then(|(name, _)| Self::parse(name).ok()).unwrap_or(Self::Json)
     }
 
     /// The upstream's list of models.
     pub(crate) fn list() -> String {
-        format!(r#"{{"object":"list","data":[{{"id":"{JSON}","object":"model","owned_by":"bench"}}]}}"#)
+        format!(r#"{{"object":"list","data":[{{"id":"{MODEL}","object":"model","owned_by":"bench"}}]}}"#)
     }
 
     fn parse(name: &str) -> Result<Self> {

@@ -3,6 +3,7 @@
 //!
 //! Invariant: what a test asks of a daemon goes through its binary, its files or its ports.
 
+use crate::prices;
 use crate::process;
 use crate::process::Finished;
 use crate::process::Process;
@@ -143,11 +144,12 @@ impl HubSite {
         }
     }
 
-    /// An API key for a consumer.
+    /// An API key for a consumer, and prices for what it asks.
     ///
     /// # Errors
-    /// When the command fails.
+    /// When the command or the database fails.
     pub async fn api_key(&self) -> Result<String> {
+        prices::stock_in(&self.dir).await?;
         text_in(&self.json(&["key", "create", "--name", "consumer"]).await?, "key")
     }
 

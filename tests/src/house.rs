@@ -3,6 +3,7 @@
 //!
 //! Invariant: every house has ports and directories of its own, and ends when dropped.
 
+use crate::prices;
 use crate::upstream::Upstream;
 use crate::upstream::vendor::Vendor;
 use anyhow::Context;
@@ -82,6 +83,7 @@ impl House {
         let upstream = Upstream::start().await?;
         let hub_tasks = Tasks::new();
         let hub = start_hub(&dir.path().join("hub"), plan.hub, &hub_tasks).await?;
+        prices::stock(&hub.registry).await?;
         let (_, api_key) = hub.registry.create_api_key("test", unix_ms_now()).await?;
         let api_key = api_key.reveal().to_owned();
         let agent_tasks = Tasks::new();

@@ -26,6 +26,7 @@ use keyhaven_protocol::provider::native_error::status_of;
 use keyhaven_tests::consumer::Answer;
 use keyhaven_tests::consumer::Call;
 use keyhaven_tests::consumer::Chat;
+use keyhaven_tests::prices;
 use keyhaven_tests::raw_agent::RawAgent;
 use keyhaven_tests::raw_agent::RawLink;
 use keyhaven_tests::raw_agent::odd_frame;
@@ -264,13 +265,16 @@ fn seen(answer: &Answer, wanted: Seen) -> Result<()> {
 struct Fake {
     agent: RawAgent,
     tunnel: std::net::SocketAddr,
+    /// What it says of the hub's prices.
+    held: Bytes,
 }
 
 impl Fake {
     async fn join(scene: &Scene, name: &str) -> Result<Self> {
         let agent = RawAgent::new(&scene.site.invite(name).await?, 42)?;
         agent.join(scene.hub.tunnel).await?;
-        Ok(Self { agent, tunnel: scene.hub.tunnel })
+        let held = prices::held_of(scene.site.dir()).await?;
+        Ok(Self { agent, tunnel: scene.hub.tunnel, held })
     }
 
     /// A link that offers the fake's model, once the hub has taken note of it.
@@ -282,6 +286,7 @@ impl Fake {
             "provider": "openai",
             "models": [{"id": MODEL, "object": "model"}],
         });
+        link.send_frame(FrameKind::Prices, 0, &self.held).await?;
         link.send_frame(FrameKind::Offer, 0, offer.to_string().as_bytes()).await?;
         link.send_frame(FrameKind::Ping, 0, &[1; 8]).await?;
         while link.frame().await?.context("the hub closed")?.kind != FrameKind::Pong.number() {}

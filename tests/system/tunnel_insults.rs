@@ -384,6 +384,11 @@ async fn on_a_live_link_a_fault_of_the_link_ends_it_with_its_reason() -> Result<
         odd_frame(number(FrameKind::Offer), 0, 9, 0, b"no offer!"),
         odd_frame(number(FrameKind::Offer), 0, 70_000, 0, &big),
         odd_frame(number(FrameKind::Withdraw), 0, 2, 0, b"{}"),
+        odd_frame(number(FrameKind::Prices), 0, 3, 0, &[1, 0, 9]),
+        odd_frame(number(FrameKind::Prices), 0, 3, 0, &[1, 255, 255]),
+        odd_frame(number(FrameKind::Prices), 0, 1, 0, &[2]),
+        // A part of a table, which only hubs send.
+        odd_frame(number(FrameKind::Prices), 0, 110, 0, &[0; 110]),
         odd_frame(number(FrameKind::Drain), 0, 2, 0, b"[]"),
     ];
 

@@ -40,7 +40,7 @@ fn of_any_date<'a>(models: &'a BTreeMap<String, Sku>, model: &str) -> Option<&'a
         .take_while(|(name, _)| name.starts_with(family));
     let mut alike = alike.filter(|(name, _)| undated(name) == family).map(|(_, sku)| sku);
     let first = alike.next()?;
-    alike.all(|sku| sku.rates == first.rates).then_some(first)
+    alike.all(|sku| (&sku.rates, sku.surcharges) == (&first.rates, first.surcharges)).then_some(first)
 }
 
 /// The name without its date: `-2024-08-06` as OpenAI writes it, `-20250929` as Anthropic does.
@@ -59,6 +59,7 @@ mod tests {
     use crate::money::PicoUsd;
     use crate::price::Rate;
     use crate::price::ServiceTier;
+    use crate::price::Surcharges;
     use crate::usage::Meter;
 
     #[test]
@@ -130,6 +131,7 @@ mod tests {
             context_tokens: None,
             output_tokens_max: None,
             abort_tokens_per_second: 1,
+            surcharges: Surcharges::default(),
             rates: vec![Rate {
                 meter: Meter::Input,
                 tier: ServiceTier::Standard,

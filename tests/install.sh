@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need into tests/.tools (which git ignores): the official SDKs for Python
-# and Node, the third-party upstream, and, where missing, Debian packages.
+# and Node, public calculators of prices, the third-party upstream, and, where missing, Debian packages.
 #
 # Invariant: running it again changes nothing and takes no time; without the right to install
 # packages it says which command is needed instead of going on without them.
@@ -25,7 +25,7 @@ fi
 node_major() { "$1" --version 2>/dev/null | sed -n 's/^v\([0-9]*\)\..*/\1/p'; }
 node_will_do() { major=$(node_major "$1"); [ -n "$major" ] && [ "$major" -ge 20 ]; }
 venv_works() {
-    python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))' 2>/dev/null
+    python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
 # What each Debian package is needed for decides whether it is missing.
@@ -82,6 +82,20 @@ install_python() {
     stamp python "$wanted"
 }
 
+# An environment of their own: they want other versions of what the SDKs use.
+install_oracles() {
+    wanted=$(hash_of "$clients/oracles.txt")
+    if stamped oracles "$wanted" && "$tools/oracles/bin/python" -c 'import genai_prices' 2>/dev/null; then
+        return 0
+    fi
+    say "installing the public calculators of prices"
+    rm -rf "$tools/oracles"
+    python3 -m venv "$tools/oracles"
+    "$tools/oracles/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+        --requirement "$clients/oracles.txt"
+    stamp oracles "$wanted"
+}
+
 # The SDKs need Node 20. Debian 12 has 18, with which npm can fetch a newer one.
 install_node() {
     if [ -x "$tools/bin/node" ] && node_will_do "$tools/bin/node"; then
@@ -118,5 +132,6 @@ install_npm_packages() {
 
 install_packages
 install_python
+install_oracles
 install_node
 install_npm_packages

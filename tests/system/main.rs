@@ -21,6 +21,7 @@ mod gigabyte;
 mod handover;
 mod idle;
 mod kit;
+mod oracles;
 mod rapid_reset;
 mod readme;
 mod realtime;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::arguments::Upstream;
 use crate::home::Home;
 use crate::household::Household;
+use crate::prices;
 
 /// The one line of `--json`.
 #[derive(Serialize)]
@@ -72,11 +73,13 @@ pub(crate) fn welcome(household: &Household, upstream: &Upstream, home: &Home) -
          \x20 hub     {} for consumers, {} for agents, http://{} for status\n\
          \x20 agent   {}, which alone holds the vendor's keys\n\
          \x20 vendor  {vendor}\n\
+         \x20 prices  {}\n\
          \x20 data    {}{kept}\n\n",
         household.base_url,
         household.hub.tunnel,
         household.hub.admin,
         household.agent,
+        prices::SOURCE,
         home.dir().display(),
     )
 }

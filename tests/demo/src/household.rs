@@ -38,6 +38,7 @@ use crate::arguments::RealVendor;
 use crate::arguments::Upstream;
 use crate::home::Home;
 use crate::hub_settings::HubSettings;
+use crate::prices;
 use crate::sample_vendor::SampleVendor;
 use crate::vendor_keys;
 use crate::vendor_keys::RealKey;
@@ -133,6 +134,8 @@ impl Household {
         let vault = open_or_create(&dir)?;
         let mut agent = furnish(vault, upstream, real_key, lives).await?;
         let hub = start_hub(settings.clone(), agent.vault.identity(), metrics, lives).await?;
+        // Before the agent comes: it is sent the prices with its first link.
+        prices::publish(&hub.registry).await?;
         let identity = enrol(&mut agent, &hub).await?;
 
         let (sender, agent_end) = oneshot::channel();

@@ -10,6 +10,7 @@ mod home;
 mod household;
 mod hub_settings;
 mod owner;
+mod prices;
 mod random;
 mod sample_vendor;
 mod terminal;

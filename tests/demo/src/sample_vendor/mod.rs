@@ -18,6 +18,8 @@ use std::net::SocketAddr;
 
 use keyhaven_agent::vault::host::Deployment;
 use keyhaven_daemon::tasks::Tasks;
+#[cfg(test)]
+use keyhaven_protocol::provider::Provider;
 use tokio::net::TcpListener;
 
 pub(crate) use desk::KnownKeys;
@@ -43,6 +45,12 @@ impl SampleVendor {
     /// Every official name, led to this vendor.
     pub(crate) fn routes(&self) -> Vec<(String, SocketAddr)> {
         authority::NAMES.iter().map(|name| ((*name).to_owned(), self.address)).collect()
+    }
+
+    /// Every model, and whose it is.
+    #[cfg(test)]
+    pub(crate) fn models() -> impl Iterator<Item = (Provider, &'static str)> {
+        models::all()
     }
 
     /// The models it has, which are also the names of the deployments at its Azure.

@@ -2,6 +2,9 @@
 //!
 //! Invariant: names are of the vendors' documented families, so that a bare call finds its vendor.
 
+#[cfg(test)]
+use keyhaven_protocol::provider::Provider;
+
 use super::answer::quoted;
 use super::desk::Vendor;
 
@@ -9,6 +12,13 @@ use super::desk::Vendor;
 pub(super) const OPENAI: [&str; 4] = ["gpt-4o-mini", "gpt-4o", "gpt-4.1", "gpt-4.1-mini"];
 const ANTHROPIC: [&str; 3] = ["claude-haiku-4-5", "claude-sonnet-4-5", "claude-opus-4-5"];
 const DEEPSEEK: [&str; 2] = ["deepseek-chat", "deepseek-reasoner"];
+
+#[cfg(test)]
+pub(super) fn all() -> impl Iterator<Item = (Provider, &'static str)> {
+    let of = |provider, names: &'static [&str]| names.iter().map(move |name| (provider, *name));
+    let openai = of(Provider::OpenAi, &OPENAI).chain(of(Provider::Azure, &OPENAI));
+    openai.chain(of(Provider::Anthropic, &ANTHROPIC)).chain(of(Provider::DeepSeek, &DEEPSEEK))
+}
 
 pub(super) fn list(vendor: Vendor) -> String {
     let names = match vendor {

@@ -1,0 +1,59 @@
+//! What the demo's calls cost: a dated snapshot of LiteLLM's published table.
+//!
+//! Invariant: prices that were published in a kept directory are left as they are.
+
+use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::failure::Failure;
+use keyhaven_hub::pricing::book::Begins;
+use keyhaven_hub::pricing::book::PriceBook;
+use keyhaven_hub::registry::Registry;
+use keyhaven_protocol::money::Ppm;
+use keyhaven_protocol::price::OwnerTier;
+use keyhaven_protocol::price::Zone;
+
+/// `prices/README.md` beside it says where it is from.
+const SNAPSHOT: &[u8] = include_bytes!("../prices/litellm-1.109.1.json");
+
+/// As prices are shown.
+pub(crate) const SOURCE: &str = "LiteLLM 1.109.1, as of 2026-11-20";
+
+/// Consumers pay $1.15 for what costs $1.00 at list, and owners get $0.80 of it.
+const ZONE: Ppm = Ppm(1_150_000);
+const TIER: Ppm = Ppm(800_000);
+
+/// Publishes the snapshot, and sets zone and tier, if nothing was published yet.
+pub(crate) async fn publish(registry: &Registry) -> Result<(), Failure> {
+    let book = PriceBook::new(&registry.store, &registry.keys);
+    if book.published(None).await?.is_some() {
+        return Ok(());
+    }
+    let now = unix_ms_now();
+    book.import(SNAPSHOT, SOURCE, now).await?;
+    registry.store.put_zone(Zone::Standard, ZONE, false).await?;
+    registry.store.put_tier(OwnerTier::Standard, TIER, false).await?;
+    book.publish(Begins::Usual, now).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use keyhaven_hub::pricing::litellm;
+    use keyhaven_protocol::price::PriceTable;
+    use keyhaven_protocol::provider::Provider;
+
+    use super::*;
+    use crate::sample_vendor::SampleVendor;
+
+    #[test]
+    fn what_the_sample_vendor_has_is_priced() {
+        let models = litellm::import(SNAPSHOT).unwrap().models;
+        let table = PriceTable { version: 1, valid_from_unix_ms: 0, source: SOURCE.to_owned(), models };
+
+        for (provider, model) in SampleVendor::models() {
+            assert!(table.sku_for(provider, model).is_some(), "{provider}/{model}");
+        }
+        // What DeepSeek serves under Anthropic's names.
+        assert!(table.sku_for(Provider::DeepSeek, "claude-opus-4-5").is_some());
+        assert!(table.sku_for(Provider::DeepSeek, "claude-haiku-4-5").is_some());
+    }
+}

@@ -42,7 +42,7 @@ pub fn routes(about: About) -> Router {
 
 async fn status(State(about): State<Arc<About>>) -> Json<Value> {
     let links = about.roster.links_with_seats();
-    let links = links.iter().map(|(link, seats)| link_status(link, seats));
+    let links = links.iter().map(|(link, seats)| link_status(link, about.roster.has_prices(link), seats));
     Json(json!({
         "schema": "keyhaven/status/v1",
         "version": env!("CARGO_PKG_VERSION"),
@@ -58,25 +58,27 @@ async fn status(State(about): State<Arc<About>>) -> Json<Value> {
 /// The links alone, without what they offer: for those who ask often.
 async fn links(State(about): State<Arc<About>>) -> Json<Value> {
     let links = about.roster.links_up();
-    let links = links.iter().map(|link| Value::Object(link_row(link)));
+    let links = links.iter().map(|link| Value::Object(link_row(link, about.roster.has_prices(link))));
     Json(json!({ "schema": "keyhaven/links/v1", "links": links.collect::<Vec<_>>() }))
 }
 
-fn link_status(link: &LiveLink, seats: &[Seat]) -> Value {
+fn link_status(link: &LiveLink, has_prices: bool, seats: &[Seat]) -> Value {
     let offers = seats.iter().map(
         |seat| json!({ "provider": seat.provider, "resource": seat.resource.as_deref(), "models": seat.models.len() }),
     );
-    let mut row = link_row(link);
+    let mut row = link_row(link, has_prices);
     row.insert("egress".to_owned(), json!(link.egress));
     row.insert("offers".to_owned(), offers.collect());
     Value::Object(row)
 }
 
-fn link_row(link: &LiveLink) -> Map<String, Value> {
+fn link_row(link: &LiveLink, has_prices: bool) -> Map<String, Value> {
     let stats = link.handle.stats();
     let figures = Figures::of(&stats);
     let state = match (link.accepts(), link.handle.is_open()) {
-        (true, true) => "open",
+        (true, true) if has_prices => "open",
+        // It takes no calls before it holds the prices in force.
+        (true, true) => "without prices",
         (false, true) => "drained",
         (true | false, false) => "leaving",
     };

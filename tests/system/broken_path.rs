@@ -145,7 +145,8 @@ async fn a_host_that_vanishes_is_given_up_in_time_and_its_calls_go_to_another_ag
     eventually("two agents with models", || async {
         let links = scene.site.links().await?;
         let lists = |offer: &serde_json::Value| offer["provider"] == "openai" && offer["models"].as_u64() > Some(0);
-        let listing = links.iter().filter(|link| link["offers"].as_array().is_some_and(|all| all.iter().any(lists)));
+        let open = links.iter().filter(|link| link["state"] == "open");
+        let listing = open.filter(|link| link["offers"].as_array().is_some_and(|all| all.iter().any(lists)));
         Ok((listing.count() == 2).then_some(()))
     })
     .await?;

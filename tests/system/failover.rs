@@ -79,7 +79,7 @@ async fn second_agent(scene: &Scene) -> Result<(AgentSite, Process)> {
     let process = agent.start_before(&scene.upstream)?;
     eventually("two agents that list the same", || async {
         let links = scene.site.links().await?;
-        let listing = links.iter().filter(|link| {
+        let listing = links.iter().filter(|link| link["state"] == "open").filter(|link| {
             let offers = link["offers"].as_array();
             offers.is_some_and(|offers| {
                 offers.iter().any(|offer| offer["provider"] == "openai" && offer["models"].as_u64() > Some(0))

@@ -59,6 +59,8 @@ impl Scene {
         let dir = tempfile::Builder::new().prefix("keyhaven-scene-").tempdir()?;
         let site = set(HubSite::new(&dir.path().join("hub")))?;
         let hub = site.start().await?;
+        // Before the agent comes: a hub that begins to sell gives no calls until prices are known.
+        let api_key = site.api_key().await?;
         // Many short lives in a row would let the pauses between attempts grow.
         let agent = AgentSite::new(&dir.path().join("agent")).env("KEYHAVEN_AGENT_LINK_BACKOFF_MAX_S", "1");
         // Room for a thousand calls and others beside them.
@@ -66,7 +68,6 @@ impl Scene {
         agent.join(&site.invite_to("good", path(hub.tunnel)?).await?).await?;
         agent.add_keys(&upstream).await?;
         let agent_process = agent.start_before(&upstream)?;
-        let api_key = site.api_key().await?;
         until_served(&Chat::new(&api_key), hub.consumer).await?;
         let links = site.links().await?;
         let link = links[0]["link_id"].as_u64().context("no link")?;

@@ -297,7 +297,7 @@ fn files_under(dir: &Path) -> Result<Vec<PathBuf>> {
         let path = entry?.path();
         if path.is_dir() {
             files.extend(files_under(&path)?);
-        } else {
+        } else if path.is_file() {
             files.push(path);
         }
     }

@@ -312,6 +312,11 @@ impl Roster {
         }
     }
 
+    /// Whether a link holds the prices in force, if there are any.
+    pub fn has_prices(&self, link: &LiveLink) -> bool {
+        self.lock().in_force.is_none_or(|table| link.holds(table))
+    }
+
     /// From now on calls are sold at these prices: links that do not hold them take none.
     pub fn sell_at(&self, in_force: Option<HeldTable>) {
         let mut links = self.lock();

@@ -159,6 +159,7 @@ fn entry(provider: &str) -> Value {
             entry[format!("{field}{tier}")] = serde_json::from_str(&price).expect("a number");
         }
     }
+    entry["input_cost_per_character"] = json!(1.5e-05);
     entry["cache_creation_input_token_cost_above_1hr"] = json!(6e-06);
     entry
 }

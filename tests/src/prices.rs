@@ -8,9 +8,13 @@ use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_hub::pricing::book::Begins;
 use keyhaven_hub::pricing::book::PriceBook;
 use keyhaven_hub::registry::Registry;
+use keyhaven_hub::settlement::deposit;
+use keyhaven_hub::store::accounts::DEFAULT_ACCOUNT;
+use keyhaven_hub::store::accounts::Deposit;
 use keyhaven_protocol::frame::HeldTable;
 use keyhaven_protocol::frame::Prices;
 use keyhaven_protocol::hex::Hex;
+use keyhaven_protocol::money::NanoUsd;
 use keyhaven_protocol::money::Ppm;
 use keyhaven_protocol::price::OwnerTier;
 use keyhaven_protocol::price::Zone;
@@ -23,6 +27,9 @@ pub const ZONE: Ppm = Ppm(1_150_000);
 
 /// What owners get in tests, of the list price.
 pub const TIER: Ppm = Ppm(800_000);
+
+/// What the account of all keys in tests begins with: $1,000,000.
+pub const BALANCE: NanoUsd = NanoUsd(1_000_000_000_000_000);
 
 /// Names at OpenAI, and of deployments at Azure. Those that no vendor knows are priced too: it is
 /// the vendor that is to refuse them.
@@ -73,7 +80,7 @@ const ANTHROPIC: &[&str] = &[
 const DEEPSEEK: &[&str] =
     &["deepseek-chat", "deepseek-flash", "deepseek-reasoner", "deepseek-unknown", "deepseek-v4-pro"];
 
-/// Publishes these prices and sets zone and tier, unless something was published before.
+/// Publishes these prices, sets zone and tier and pays in, unless something was published before.
 ///
 /// # Errors
 /// When the database fails.
@@ -87,6 +94,8 @@ pub async fn stock(registry: &Registry) -> Result<()> {
     book.publish(Begins::Usual, now).await?;
     registry.store.put_zone(Zone::Standard, ZONE, false).await?;
     registry.store.put_tier(OwnerTier::Standard, TIER, false).await?;
+    let paid = Deposit { reference: "tests".to_owned(), account: DEFAULT_ACCOUNT, amount: BALANCE, at_unix_ms: now };
+    deposit(&registry.store, &paid).await?;
     Ok(())
 }
 

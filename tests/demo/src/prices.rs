@@ -3,10 +3,13 @@
 //! Invariant: prices that were published in a kept directory are left as they are.
 
 use keyhaven_daemon::clock::unix_ms_now;
-use keyhaven_daemon::failure::Failure;
 use keyhaven_hub::pricing::book::Begins;
 use keyhaven_hub::pricing::book::PriceBook;
 use keyhaven_hub::registry::Registry;
+use keyhaven_hub::settlement::deposit;
+use keyhaven_hub::store::accounts::DEFAULT_ACCOUNT;
+use keyhaven_hub::store::accounts::Deposit;
+use keyhaven_protocol::money::NanoUsd;
 use keyhaven_protocol::money::Ppm;
 use keyhaven_protocol::price::OwnerTier;
 use keyhaven_protocol::price::Zone;
@@ -21,8 +24,11 @@ pub(crate) const SOURCE: &str = "LiteLLM 1.109.1, as of 2026-11-20";
 const ZONE: Ppm = Ppm(1_150_000);
 const TIER: Ppm = Ppm(800_000);
 
-/// Publishes the snapshot, and sets zone and tier, if nothing was published yet.
-pub(crate) async fn publish(registry: &Registry) -> Result<(), Failure> {
+/// What the demo's consumer has to spend: $100.
+const BALANCE: NanoUsd = NanoUsd(100_000_000_000);
+
+/// Publishes the snapshot, sets zone and tier and pays in for the consumer, if nothing was published yet.
+pub(crate) async fn publish(registry: &Registry) -> anyhow::Result<()> {
     let book = PriceBook::new(&registry.store, &registry.keys);
     if book.published(None).await?.is_some() {
         return Ok(());
@@ -32,6 +38,8 @@ pub(crate) async fn publish(registry: &Registry) -> Result<(), Failure> {
     registry.store.put_zone(Zone::Standard, ZONE, false).await?;
     registry.store.put_tier(OwnerTier::Standard, TIER, false).await?;
     book.publish(Begins::Usual, now).await?;
+    let paid = Deposit { reference: "demo".to_owned(), account: DEFAULT_ACCOUNT, amount: BALANCE, at_unix_ms: now };
+    deposit(&registry.store, &paid).await?;
     Ok(())
 }
 

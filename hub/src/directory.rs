@@ -295,7 +295,9 @@ async fn read(store: &Store, old: &Snapshot) -> Result<Snapshot, StoreError> {
         snapshot.keys.insert(row.key_hash, Arc::new(known));
     }
     for agent in store.agents().await? {
-        snapshot.agents.insert(agent.id, Arc::new(agent));
+        // Most stay as they were: those are shared, so that they are there once.
+        let known = old.agents.get(&agent.id).filter(|known| ***known == agent).cloned();
+        snapshot.agents.insert(agent.id, known.unwrap_or_else(|| Arc::new(agent)));
     }
     Ok(snapshot)
 }
@@ -328,6 +330,31 @@ mod tests {
         store.revoke_api_key(ApiKeyId([1; 16]), 5).await.unwrap();
         changed.changed().await.unwrap();
         assert!(directory.authenticate(key.reveal()).await.is_none());
+        tasks.shut_down(Duration::ZERO).await;
+    }
+
+    #[tokio::test]
+    async fn who_stayed_as_he_was_is_there_once_however_often_the_rest_changes() {
+        let (_dir, store, tasks, directory) = directory().await;
+        for number in [1, 2] {
+            let token = NewToken {
+                id: TokenId([number; 16]),
+                agent: AgentId([number; 16]),
+                secret_hash: [0; 32],
+                created_unix_ms: 1,
+                expires_unix_ms: 2,
+            };
+            store.invite_agent(&format!("agent-{number}"), &token).await.unwrap();
+        }
+        directory.refresh().await;
+        let before = [1, 2].map(|number| directory.agent(AgentId([number; 16])).unwrap());
+
+        store.revoke_agent(AgentId([2; 16])).await.unwrap();
+        directory.refresh().await;
+
+        let after = [1, 2].map(|number| directory.agent(AgentId([number; 16])).unwrap());
+        assert!(Arc::ptr_eq(&before[0], &after[0]));
+        assert_eq!(after[1].state, AgentState::Revoked);
         tasks.shut_down(Duration::ZERO).await;
     }
 

@@ -82,8 +82,7 @@ impl Store {
         let statement = "SELECT id, name, state, public_key, created_unix_ms, \
                          first_linked_unix_ms, last_seen_unix_ms, suspended_until_unix_ms \
                          FROM agents ORDER BY created_unix_ms, id";
-        let rows = sqlx::query(statement).fetch_all(&self.pool).await?;
-        rows.iter().map(agent_of).collect()
+        self.read_all(statement, agent_of).await
     }
 
     /// One agent by its id.

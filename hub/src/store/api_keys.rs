@@ -74,8 +74,7 @@ impl Store {
         let statement = "SELECT id, name, key_hash, masked, created_unix_ms, revoked_unix_ms, last_used_unix_ms, \
                          account_id, mode, budget_day_nano_usd, budget_month_nano_usd, budget_total_nano_usd, \
                          models, networks, expires_unix_ms FROM api_keys ORDER BY created_unix_ms, id";
-        let rows = sqlx::query(statement).fetch_all(&self.pool).await?;
-        rows.iter().map(api_key_of).collect()
+        self.read_all(statement, api_key_of).await
     }
 
     /// Allows a key this from now on, and nothing that was allowed before. False: there is no

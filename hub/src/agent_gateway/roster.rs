@@ -273,6 +273,8 @@ impl Roster {
                 // A key that is offered anew has not got better by that.
                 state: older.as_ref().map(|older| older.state.clone()).unwrap_or_default(),
             };
+            // Most agents offer one key for as long as they live.
+            live.seats.reserve_exact(1);
             live.seats.push(seat.clone());
             let takes_calls = live.takes_calls(in_force);
             if !takes_calls && live.may_take_calls() {

@@ -3,6 +3,7 @@
 //!
 //! Invariant: at most one batch is staged between the state machine and the socket.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -187,7 +188,14 @@ where
                 }
                 Err(LinkEnd::Closed)
             }
-            Closing::No | Closing::WhenIdle => Ok(()),
+            Closing::No | Closing::WhenIdle => {
+                if state.link.stream_count() == 0 {
+                    state.rest();
+                    drop(state);
+                    (self.wakes, self.news) = (Vec::new(), Vec::new());
+                }
+                Ok(())
+            }
         }
     }
 
@@ -354,6 +362,14 @@ where
 }
 
 impl State {
+    /// A quiet link holds no memory for what once was.
+    fn rest(&mut self) {
+        self.link.rest();
+        if self.wakers.is_empty() {
+            self.wakers = HashMap::new();
+        }
+    }
+
     /// Moves what happened to where it can be told without the lock.
     fn gather(&mut self, wakes: &mut Vec<Waker>, news: &mut Vec<News>) {
         while let Some(event) = self.link.next_event() {

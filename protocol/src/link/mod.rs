@@ -432,6 +432,27 @@ impl Link {
         self.events.pop_front()
     }
 
+    /// Lets go of the memory of what was queued, while there are no streams: a link that was
+    /// busy once should not remember it while it is quiet.
+    pub fn rest(&mut self) {
+        if !self.streams.is_empty() {
+            return;
+        }
+        self.streams = HashMap::new();
+        if self.events.is_empty() {
+            self.events = VecDeque::new();
+        }
+        self.schedule.rest();
+    }
+
+    /// What its queues hold in memory, used or not.
+    #[cfg(test)]
+    fn queues_bytes(&self) -> usize {
+        self.streams.capacity() * size_of::<Stream>()
+            + self.events.capacity() * size_of::<Event>()
+            + self.schedule.bytes()
+    }
+
     /// Counters since the link began.
     pub fn counters(&self) -> Counters {
         self.counters

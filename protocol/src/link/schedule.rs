@@ -136,6 +136,24 @@ impl Schedule {
         fresh.or_else(|| self.bulk.pop_front().map(|id| (id, DataQueue::Bulk)))
     }
 
+    /// Lets go of the memory of empty queues.
+    pub(super) fn rest(&mut self) {
+        if self.control.is_empty() {
+            self.control = VecDeque::new();
+        }
+        for queue in [&mut self.urgent, &mut self.fresh, &mut self.bulk] {
+            if queue.is_empty() {
+                *queue = VecDeque::new();
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let ids: usize = [&self.urgent, &self.fresh, &self.bulk].iter().map(|queue| queue.capacity()).sum();
+        ids * size_of::<StreamId>() + self.control.capacity() * size_of::<(FrameKind, StreamId, Bytes)>()
+    }
+
     pub(super) fn control_len(&self) -> usize {
         self.control.len()
     }

@@ -28,6 +28,7 @@ use super::Side;
 
 mod limits;
 mod receipts;
+mod rest;
 
 const NOW: Micros = Micros(1);
 const WINDOW: usize = 64 * 1024;

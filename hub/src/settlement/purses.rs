@@ -225,6 +225,8 @@ impl Purses {
             }
             if state.free != 0 {
                 let freed = NanoUsd(std::mem::take(&mut state.free));
+                // There is more now than when it ran dry, and who takes it will have it elsewhere.
+                state.dry_until_unix_ms = 0;
                 idle.push(Idle { purse: *purse, kept: NanoUsd(state.used.max(0)), freed });
                 return true;
             }
@@ -371,6 +373,20 @@ mod tests {
         purses.take_idle(5);
 
         assert!(purses.known.is_empty());
+    }
+
+    #[test]
+    fn a_purse_that_ran_dry_is_asked_for_again_once_what_it_had_was_given_back() {
+        let mut purses = Purses::default();
+        let asks = purses.asks(&[ACCOUNT], NanoUsd(10), 1000);
+        let grant = Grant { purse: ACCOUNT.purse, granted: NanoUsd(10), elsewhere: NanoUsd(0) };
+        purses.granted(&asks, &[grant], 1000);
+        assert_eq!(purses.take_idle(1000).len(), 1);
+
+        let short = purses.take(&[ACCOUNT], NanoUsd(10), 1001).unwrap_err();
+
+        assert!(!short.is_dry);
+        assert_eq!(purses.asks(&[ACCOUNT], NanoUsd(10), 1001).len(), 1);
     }
 
     fn lease(purses: &mut Purses, limits: &[Limit], amount: i64) {

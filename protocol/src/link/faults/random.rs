@@ -6,8 +6,10 @@
 pub(super) struct Random(u64);
 
 impl Random {
+    /// The seed is mixed first: streams that begin a step apart would be one stream, begun
+    /// later, and their worlds soon the same.
     pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        Self(Self(seed).next())
     }
 
     pub(super) fn next(&mut self) -> u64 {

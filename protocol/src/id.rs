@@ -103,6 +103,21 @@ id!(
     "ac_"
 );
 id!(
+    /// One node of a fleet: a hub's data directory or database seat, whatever process serves it.
+    HubNodeId,
+    "hn_"
+);
+id!(
+    /// One start of a hub node's process.
+    BootId,
+    "bt_"
+);
+id!(
+    /// Money that an owner was paid.
+    PayoutId,
+    "po_"
+);
+id!(
     /// One vendor key in an agent's vault. Its owner knows it by this id; the hub sees it in offers.
     VendorKeyId,
     "vk_"

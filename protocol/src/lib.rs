@@ -4,6 +4,9 @@
 //! Invariant: nothing here does I/O, reads a clock or rolls dice.
 
 pub mod assist;
+pub mod cbor;
+pub mod chain;
+pub mod content_digest;
 pub mod demand;
 pub mod error_code;
 pub mod frame;
@@ -12,6 +15,8 @@ pub mod hex;
 pub mod id;
 pub mod join_token;
 pub mod json_scan;
+pub mod key_list;
+pub mod leaf;
 pub mod link;
 pub mod metering;
 pub mod money;
@@ -20,7 +25,11 @@ pub mod price;
 pub mod provider;
 pub mod quote;
 pub mod request_scan;
+pub mod sealed;
 pub mod settle;
+pub mod signing;
+pub mod statement;
+pub mod ticket;
 pub mod usage;
 pub mod version;
 pub mod websocket;

@@ -17,6 +17,7 @@ pub mod join_token;
 pub mod json_scan;
 pub mod key_list;
 pub mod leaf;
+pub mod ledger_sync;
 pub mod link;
 pub mod metering;
 pub mod money;

@@ -33,6 +33,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("chain", &["cbor", "hex", "id", "key_list", "leaf", "money", "signing", "ticket"]),
             ("leaf", &["cbor", "hex", "id", "key_list", "metering", "money", "price", "signing", "ticket", "usage"]),
             ("ticket", &["cbor", "hex", "id", "key_list", "money", "sealed", "signing"]),
+            ("ledger_sync", &["leaf", "signing"]),
             ("key_list", &["cbor", "hex", "id", "signing"]),
             ("sealed", &["id", "money"]),
             ("content_digest", &["hex"]),

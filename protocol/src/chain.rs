@@ -256,6 +256,10 @@ impl Verifier {
             Some(known) if known.size > self.signed.size => {
                 Err(ChainError::Cut { known: known.size, found: self.signed.size })
             }
+            // No leaf was read up to it, so that none was compared.
+            Some(known) if known.size == self.head.size && known.hash != self.head.hash => {
+                Err(ChainError::Differs(known.size))
+            }
             Some(_) | None => Ok(self.signed),
         }
     }

@@ -132,6 +132,12 @@ impl Ticket {
         SealedFor { fleet: self.fleet, call: self.call, attempt: self.attempt }
     }
 
+    /// Whether the order has run out, so long after it came by a clock that nobody sets: the
+    /// attempt is then not begun, or ended.
+    pub fn is_over(&self, since_ms: u64) -> bool {
+        since_ms >= u64::from(self.deadline_ms)
+    }
+
     fn body(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         writer.array(FIELDS).bytes(&self.fleet.0).bytes(&self.hub_node.0).bytes(&self.boot.0);

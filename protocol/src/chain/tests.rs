@@ -41,6 +41,15 @@ fn a_chain_reads_back_from_its_first_leaf_and_from_every_trusted_head() {
 }
 
 #[test]
+fn a_trusted_head_that_is_not_the_known_one_is_found_without_any_leaf() {
+    let (_, head) = log(8, 3);
+    let other = Head { hash: Hex([9; 32]), ..head };
+    let verifier = Verifier::resume(ID, other, key().verifying_key()).through(head);
+
+    assert_eq!(verifier.finish(), Err(ChainError::Differs(8)));
+}
+
+#[test]
 fn leaves_after_the_last_signature_do_not_count() {
     let (mut log, head) = log(8, 3);
     let last = log.pop();

@@ -81,6 +81,14 @@ fn what_was_refused_may_be_ordered_again() {
 }
 
 #[test]
+fn an_order_runs_out_by_the_time_since_it_came_whatever_the_clocks_say() {
+    let ticket = ticket();
+
+    assert!(!ticket.is_over(0) && !ticket.is_over(599_999));
+    assert!(ticket.is_over(600_000) && ticket.is_over(u64::MAX));
+}
+
+#[test]
 fn a_key_that_was_replaced_orders_nothing_any_more() {
     let mut gate = gate();
     gate.oldest_key = 1;

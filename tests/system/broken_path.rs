@@ -36,19 +36,12 @@ const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
 const BOTH: [Direction; 2] = [Direction::Up, Direction::Down];
 
+/// Each waits for the same time to pass, so they wait together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_black_hole_ends_its_calls_in_time_and_the_agent_is_back_when_it_closes() -> Result<()> {
-    falls_silent(&BOTH).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_path_that_is_silent_toward_the_hub_ends_its_calls_in_time() -> Result<()> {
-    falls_silent(&[Direction::Up]).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_path_that_is_silent_toward_the_agent_ends_its_calls_in_time() -> Result<()> {
-    falls_silent(&[Direction::Down]).await
+async fn a_path_that_falls_silent_ends_its_calls_in_time_and_the_agent_is_back_when_it_carries() -> Result<()> {
+    let way = async |silent: &[Direction]| falls_silent(silent).await.with_context(|| format!("{silent:?}"));
+    tokio::try_join!(way(&BOTH), way(&[Direction::Up]), way(&[Direction::Down]))?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -40,18 +40,18 @@ struct Seen {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_resets_leaves_nothing_behind_and_others_are_served() -> Result<()> {
     let scene = scene(Ok).await?;
-    let seen = storm(&scene, Duration::from_secs(5)).await?;
+    let seen = storm(&scene, Duration::from_secs(2)).await?;
     // Beyond the default limit, 5,000 resets a second, calls may be refused.
-    ensure!(seen.refused == 0 || seen.resets > 5 * 4_000, "{seen:?}");
-    // How many there are is a matter of this machine, which the storm has to itself.
-    ensure!(seen.resets > 500 && seen.served > 0, "{seen:?}");
+    ensure!(seen.refused == 0 || seen.resets > 5_000, "{seen:?}");
+    // How many there are is a matter of this machine.
+    ensure!(seen.resets > 200 && seen.served > 0, "{seen:?}");
     calm_again(&scene).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resets_beyond_the_limit_refuse_calls_one_by_one_and_keep_the_link() -> Result<()> {
     let scene = scene(|site| Ok(site.set("limits.link_resets_per_second_max", "20"))).await?;
-    let seen = storm(&scene, Duration::from_secs(2)).await?;
+    let seen = storm(&scene, Duration::from_secs(1)).await?;
     ensure!(seen.resets_refused > 0, "{seen:?}");
     calm_again(&scene).await
 }

@@ -58,9 +58,11 @@ impl Scene {
     ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("keyhaven-scene-").tempdir()?;
         let site = set(HubSite::new(&dir.path().join("hub")))?;
-        let hub = site.start().await?;
-        // Before the agent comes: a hub that begins to sell gives no calls until prices are known.
+        // Before the hub starts: one that begins to sell while it runs takes its agents' seats back
+        // until they have the prices, which may be after it has served the first call.
+        site.json(&["init"]).await?;
         let api_key = site.api_key().await?;
+        let hub = site.start().await?;
         // Many short lives in a row would let the pauses between attempts grow.
         let agent = AgentSite::new(&dir.path().join("agent")).env("KEYHAVEN_AGENT_LINK_BACKOFF_MAX_S", "1");
         // Room for a thousand calls and others beside them.

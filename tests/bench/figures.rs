@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::street::Peer;
+
 /// Median and 99th percentile of many times, in nanoseconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Latencies {
@@ -36,6 +38,8 @@ pub(crate) struct Figures {
     measured: BTreeMap<String, BTreeMap<&'static str, Vec<u64>>>,
     /// Calls that failed.
     errors: BTreeMap<String, u64>,
+    /// Calls that failed where nothing of ours was in the way: told, and no fault.
+    errors_of_others: BTreeMap<String, u64>,
     /// Measurements that were taken again because others used the machine.
     repeated: u64,
     /// Measurements that stand although others used the machine.
@@ -59,6 +63,9 @@ impl Figures {
         for (what, count) in other.errors {
             self.note_errors(what, count);
         }
+        for (what, count) in other.errors_of_others {
+            *self.errors_of_others.entry(what).or_default() += count;
+        }
         if !measured_again {
             for (metric, peers) in other.measured {
                 let mine = self.measured.entry(metric).or_default();
@@ -72,6 +79,12 @@ impl Figures {
     /// Notes failed calls, none included.
     pub(crate) fn note_errors(&mut self, what: impl Into<String>, count: u64) {
         *self.errors.entry(what.into()).or_default() += count;
+    }
+
+    /// Notes failed calls through a peer, none included.
+    pub(crate) fn note_failed_calls(&mut self, peer: &Peer, count: u64) {
+        let errors = if peer.is_ours() { &mut self.errors } else { &mut self.errors_of_others };
+        *errors.entry(format!("failed calls through {}", peer.name)).or_default() += count;
     }
 
     /// Notes that others used the machine: the measurement is repeated, or stands all the same.
@@ -95,12 +108,21 @@ impl Figures {
 
     /// Failed calls of the whole run, by what failed.
     pub(crate) fn failed(&self) -> Vec<String> {
-        let failed = self.errors.iter().filter(|(_, count)| **count > 0);
-        failed.map(|(what, count)| format!("{count} {what}")).collect()
+        told(&self.errors)
+    }
+
+    /// The same where nothing of ours was in the way.
+    pub(crate) fn failed_of_others(&self) -> Vec<String> {
+        told(&self.errors_of_others)
     }
 
     /// How often others used the machine: repeated, and left standing.
     pub(crate) fn disturbances(&self) -> (u64, u64) {
         (self.repeated, self.disturbed)
     }
+}
+
+fn told(errors: &BTreeMap<String, u64>) -> Vec<String> {
+    let failed = errors.iter().filter(|(_, count)| **count > 0);
+    failed.map(|(what, count)| format!("{count} {what}")).collect()
 }

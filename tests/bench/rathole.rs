@@ -37,7 +37,8 @@ impl Program {
         output.note(&format!("building rathole {VERSION}, once; this takes some minutes"));
         let root = root()?;
         let mut command = Command::new("cargo");
-        command.args(["install", "rathole", "--version", VERSION, "--locked", "--root"]).arg(&root);
+        // Not with its own lock file: crates of then do not build with the compiler of now.
+        command.args(["install", "rathole", "--version", VERSION, "--root"]).arg(&root);
         // Its TLS, Noise and WebSocket need OpenSSL's headers and are not measured here.
         command.args(["--no-default-features", "--features", "server,client"]);
         let status = command.stdout(Stdio::null()).status().context("run cargo")?;

@@ -167,6 +167,9 @@ pub(crate) fn to_text(figures: &Figures, rounds: usize) -> String {
     out += &format!(
         "\nTaken again because others used the machine: {repeated}; left standing all the same: {disturbed}\n"
     );
+    for failed in figures.failed_of_others() {
+        out += &format!("No fault of ours: {failed}\n");
+    }
     out
 }
 

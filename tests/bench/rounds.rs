@@ -116,14 +116,14 @@ async fn load(
 ) -> Result<Spent> {
     // Connections to the vendor are made once, and not in every three seconds of a day.
     let warm = script.run(peer, connections, WARMING).await?;
-    figures.note_errors(format!("failed calls through {}", peer.name), warm.errors);
+    figures.note_failed_calls(peer, warm.errors);
     let mut observer = Observer::connect(street.upstream.plain).await?;
     let answered_before = observer.seen().await?.calls;
     let used = Used::now(peer);
     let measured = script.run(peer, connections, plan.load).await?;
     let spent = used.until_now(peer);
     let answered = observer.seen().await?.calls - answered_before;
-    figures.note_errors(format!("failed calls through {}", peer.name), measured.errors);
+    figures.note_failed_calls(peer, measured.errors);
     // An answer that nobody gave would be the worst of errors.
     let invented = measured.calls.saturating_sub(answered);
     figures.note_errors(format!("answers through {} that the upstream never gave", peer.name), invented);

@@ -47,6 +47,13 @@ pub(crate) struct Peer {
     pub(crate) parts: Vec<Part>,
 }
 
+impl Peer {
+    /// Whether a call that fails there is our fault.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self.name, "bare tunnel" | "keyhaven")
+    }
+}
+
 /// A part of a peer.
 #[derive(Debug, Clone)]
 pub(crate) struct Part {

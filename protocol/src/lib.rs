@@ -25,6 +25,8 @@ pub mod pin;
 pub mod price;
 pub mod provider;
 pub mod quote;
+#[cfg(test)]
+mod random;
 pub mod request_scan;
 pub mod sealed;
 pub mod settle;

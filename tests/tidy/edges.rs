@@ -54,6 +54,8 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("settle", &["money"]),
             ("usage", &["json_scan", "websocket"]),
             ("money", &[]),
+            // Numbers from a seed, for tests only.
+            ("random", &[]),
             ("version", &[]),
             ("websocket", &[]),
         ],

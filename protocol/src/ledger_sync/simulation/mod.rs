@@ -8,7 +8,6 @@
 //! attempt is closed, and every consumer who got an answer is charged for it once.
 
 mod mutant;
-mod random;
 mod world;
 
 use mutant::Mutant;

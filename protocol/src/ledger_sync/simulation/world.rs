@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
 use super::mutant::Mutant;
-use super::random::Random;
 use crate::ledger_sync::AgentHalf;
 use crate::ledger_sync::AgentLimits;
 use crate::ledger_sync::HubHalf;
 use crate::ledger_sync::Leaving;
 use crate::ledger_sync::Release;
 use crate::ledger_sync::Taken;
+use crate::random::Random;
 
 const LIMITS: AgentLimits = AgentLimits { leaves_per_claim: 4, in_flight_max: 16, unacked_max: 24 };
 const STEPS: usize = 400;

@@ -13,10 +13,10 @@ use crate::link::Limits;
 use crate::link::Link;
 use crate::link::Micros;
 use crate::link::Side;
+use crate::random::Random;
 
 use super::check::Wire;
 use super::mutant::Mutant;
-use super::random::Random;
 use super::task::Task;
 
 /// Messages that the path holds.

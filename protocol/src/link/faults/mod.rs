@@ -10,7 +10,6 @@
 mod check;
 mod connection;
 mod mutant;
-mod random;
 mod task;
 mod world;
 

@@ -12,8 +12,7 @@ use crate::link::Incoming;
 use crate::link::Link;
 use crate::link::Micros;
 use crate::link::Side;
-
-use super::random::Random;
+use crate::random::Random;
 
 /// How the receiving half ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,11 +9,11 @@ use crate::link::Budget;
 use crate::link::Limits;
 use crate::link::Micros;
 use crate::link::Side;
+use crate::random::Random;
 
 use super::check;
 use super::connection::Connection;
 use super::mutant::Mutant;
-use super::random::Random;
 use super::task::Task;
 
 const SECOND: u64 = 1_000_000;

@@ -13,17 +13,23 @@
 
 mod audit;
 mod fork;
+mod group;
 
 pub use audit::Audit;
 pub use audit::AuditError;
 pub use fork::Branch;
 pub use fork::ForkError;
 pub use fork::ForkProof;
+pub use group::GROUP_BYTES_MAX;
+pub use group::GROUP_LEAVES_BYTES_MAX;
+pub use group::GROUP_LEAVES_MAX;
+pub use group::Group;
 
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::VerifyingKey;
 
 use crate::cbor::CborError;
+use crate::cbor::Reader;
 use crate::cbor::Writer;
 use crate::id::AgentId;
 use crate::id::FleetId;
@@ -123,6 +129,22 @@ impl ChainId {
         writer.array(6).bytes(&self.fleet.0).unsigned(self.purpose.number()).bytes(&self.agent.0);
         writer.unsigned(self.epoch).unsigned(head.size).bytes(&head.hash.0);
         writer.finish()
+    }
+
+    /// Which chain a body of [`Self::head_body`] is about, and which head of it.
+    ///
+    /// # Errors
+    /// When the bytes are not those of one.
+    pub fn read_head_body(body: &[u8]) -> Result<(Self, Head), CborError> {
+        let mut reader = Reader::new(body);
+        reader.array_of(6, "body")?;
+        let fleet = FleetId(reader.array_bytes("fleet")?);
+        let purpose = Purpose::from_number(reader.unsigned("purpose")?).ok_or(CborError::Field("purpose"))?;
+        let agent = AgentId(reader.array_bytes("agent")?);
+        let epoch = reader.unsigned("epoch")?;
+        let head = Head { size: reader.unsigned("size")?, hash: Hex(reader.array_bytes("head")?) };
+        reader.end()?;
+        Ok((Self { fleet, purpose, agent, epoch }, head))
     }
 
     /// The agent's word for a group of leaves that ends with this head.

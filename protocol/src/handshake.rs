@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! "keyhaven/agent-auth/v1\0" | TLS exporter 32 | hub nonce 32 | fleet 16 | agent 16 | version u16
-//! | egress u8 | instance 16 | ledger epoch u32, size u64, head 32 | token id 16 and secret 32, or nothing
+//! | egress u8 | instance 16 | ledger epoch u32, size u64, head 32, statements u64
+//! | cosigned head: length u32 and bytes | token id 16 and secret 32, or nothing
 //! ```
 //!
 //! Invariant: a signature recorded or relayed from one TLS connection is worthless on another.
@@ -19,6 +20,7 @@ use crate::frame::Egress;
 use crate::frame::Enrolment;
 use crate::frame::LedgerHead;
 use crate::hex::Hex;
+use crate::hex::HexBytes;
 use crate::id::AgentId;
 use crate::id::FleetId;
 use crate::version;
@@ -73,6 +75,8 @@ pub struct Identity<'a> {
     pub instance: Hex<16>,
     /// Where its ledger stands.
     pub ledger: LedgerHead,
+    /// The newest head of it that a hub cosigned, or nothing.
+    pub cosigned: HexBytes,
     /// The join token's proof, while enrolling.
     pub enrolment: Option<Enrolment>,
 }
@@ -100,6 +104,7 @@ pub fn answer(
         egress: identity.egress,
         instance: identity.instance,
         ledger: identity.ledger,
+        cosigned: identity.cosigned,
         software: software.to_owned(),
     };
     let transcript = auth_transcript(challenge, binding, &auth);
@@ -137,6 +142,9 @@ pub fn auth_transcript(challenge: &Challenge, binding: &ChannelBinding, auth: &A
     out.extend_from_slice(&auth.ledger.epoch.to_be_bytes());
     out.extend_from_slice(&auth.ledger.size.to_be_bytes());
     out.extend_from_slice(&auth.ledger.head.0);
+    out.extend_from_slice(&auth.ledger.statements.to_be_bytes());
+    out.extend_from_slice(&u32::try_from(auth.cosigned.0.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(&auth.cosigned.0);
     if let Some(enrolment) = &auth.enrolment {
         out.extend_from_slice(&enrolment.token.0);
         out.extend_from_slice(&enrolment.secret.0);
@@ -174,6 +182,8 @@ mod tests {
             Auth { egress: Egress::Loopback, ..auth.clone() },
             Auth { instance: Hex([1; 16]), ..auth.clone() },
             Auth { ledger: LedgerHead { size: 1, ..LedgerHead::EMPTY }, ..auth.clone() },
+            Auth { ledger: LedgerHead { statements: 1, ..LedgerHead::EMPTY }, ..auth.clone() },
+            Auth { cosigned: HexBytes(vec![1]), ..auth.clone() },
         ];
 
         assert_eq!(verify(&challenge(), &BINDING, &auth), Ok(()));
@@ -225,6 +235,7 @@ mod tests {
             egress: Egress::Official,
             instance: Hex([0; 16]),
             ledger: LedgerHead::EMPTY,
+            cosigned: HexBytes::default(),
             enrolment,
         }
     }

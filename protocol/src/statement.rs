@@ -2,28 +2,36 @@
 //!
 //! ```text
 //! body:      [fleet 16, purpose u8, agent 16, epoch u32, number u64, hash of the statement before (32; zeros at 0),
-//!             first leaf u64, at unix ms u64, signing key u32, [lines]]
+//!             first leaf u64, at unix ms u64, signing key u32, [lines], [lines of earlier leaves]]
 //! line:      [leaf hash 32, reason u8, settled | null]
+//! earlier:   [leaf number u64, line]
 //! settled:   [[meter u8, quantity u64, ...], [what was heard, the same], response bytes u64, list nano-USD u64] as the
 //!            hub metered it, or null; then list cost u64, credit u64, charge: sealed bytes | null
 //! statement: ["kh/statement/1", body as bytes, signature 64]
 //! ```
 //!
-//! Every leaf of the chain has exactly one line, in order. Statements of a chain are a chain of
-//! their own, so that a hub cannot take one back; a rebuilt hub believes them before the leaves.
+//! Every leaf of the chain has exactly one line, in order; one of a call that the hub still meters
+//! says `open`, and gets exactly one more line when the call has ended. Statements of a chain are a
+//! chain of their own, so that a hub cannot take one back; a rebuilt hub believes them before the
+//! leaves.
 //!
-//! Invariant: a line never credits more than its own list cost, and statements leave no leaf out.
+//! Invariant: a line never credits more than its own list cost, statements leave no leaf out, and
+//! what was settled once is never settled again.
 
 mod cosign;
 mod line;
 
+pub use cosign::COSIGNED_BYTES_MAX;
 pub use cosign::Cosign;
 pub use cosign::CosignError;
 pub use cosign::Cosigned;
+pub use line::EarlierLine;
 pub use line::HubMetered;
 pub use line::Line;
 pub use line::Reason;
 pub use line::Settled;
+
+use std::collections::BTreeSet;
 
 use ed25519_dalek::SigningKey;
 
@@ -31,6 +39,7 @@ use crate::cbor::CborError;
 use crate::cbor::Reader;
 use crate::cbor::Writer;
 use crate::chain::ChainId;
+use crate::chain::GROUP_LEAVES_MAX;
 use crate::hex::Hex;
 use crate::id::AgentId;
 use crate::id::FleetId;
@@ -43,10 +52,13 @@ use crate::signing::hash_of;
 /// The longest statement, in bytes.
 pub const STATEMENT_BYTES_MAX: usize = 64 * 1024;
 
-/// The most leaves of one.
-pub const LINES_MAX: usize = 120;
+/// The most lines of one, those of earlier leaves included: a group's leaves fit into it.
+pub const LINES_MAX: usize = GROUP_LEAVES_MAX;
 
-const FIELDS: usize = 10;
+/// The most leaves of a chain that may be open at once.
+pub const OPEN_LEAVES_MAX: usize = 65_536;
+
+const FIELDS: usize = 11;
 
 /// What a statement says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,12 +75,14 @@ pub struct Statement {
     pub at_unix_ms: u64,
     /// The number of the key that signs, in the fleet's list.
     pub signing_key: u32,
-    /// One for each leaf, in order.
+    /// One for each leaf, in order; there may be none where earlier ones have.
     pub lines: Vec<Line>,
+    /// Of leaves that an earlier statement called open, ascending by number.
+    pub earlier: Vec<EarlierLine>,
 }
 
 /// Where a chain of statements stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stated {
     /// How many statements there are.
     pub statements: u64,
@@ -76,6 +90,8 @@ pub struct Stated {
     pub hash: Hash,
     /// How many leaves they are about.
     pub leaves: u64,
+    /// The numbers of those that wait for their second line.
+    pub open: BTreeSet<u64>,
 }
 
 /// Why a statement is not the hub's next word.
@@ -115,17 +131,21 @@ pub enum StatementError {
     /// It is about another leaf than the agent wrote.
     #[error("it is about another leaf {0} than was written")]
     OtherLeaf(u64),
+    /// It settles an earlier leaf that waits for nothing.
+    #[error("it settles leaf {0}, which is not open")]
+    NotOpen(u64),
+    /// More leaves are open than may be.
+    #[error("more than {OPEN_LEAVES_MAX} leaves are open")]
+    TooManyOpen,
 }
 
 impl Statement {
     /// Signs it, with the key that [`Self::signing_key`] names.
     ///
     /// # Errors
-    /// When it has no lines or too many.
+    /// When it has no lines or too many, or says of a leaf what may not be said of it.
     pub fn sign(&self, key: &SigningKey) -> Result<Vec<u8>, CborError> {
-        if !(1..=LINES_MAX).contains(&self.lines.len()) {
-            return Err(CborError::Field("lines"));
-        }
+        self.check()?;
         let body = self.body();
         Ok(Domain::Statement.record(&body, &Domain::Statement.sign(key, &body)))
     }
@@ -146,6 +166,8 @@ impl Statement {
         writer.unsigned(self.first_leaf).unsigned(self.at_unix_ms).unsigned(self.signing_key);
         writer.array(self.lines.len());
         self.lines.iter().for_each(|line| line.write(&mut writer));
+        writer.array(self.earlier.len());
+        self.earlier.iter().for_each(|line| line.write(&mut writer));
         writer.finish()
     }
 
@@ -160,18 +182,33 @@ impl Statement {
         let (first_leaf, at_unix_ms) = (reader.unsigned("first leaf")?, reader.unsigned("time")?);
         let signing_key = reader.unsigned("signing key")?;
         let count = reader.array(LINES_MAX, "lines")?;
-        if count == 0 {
+        let lines = (0..count).map(|_| Line::read(&mut reader)).collect::<Result<_, _>>()?;
+        let count = reader.array(LINES_MAX, "earlier lines")?;
+        let earlier = (0..count).map(|_| EarlierLine::read(&mut reader)).collect::<Result<_, _>>()?;
+        reader.end()?;
+        let statement = Self { chain, number, before, first_leaf, at_unix_ms, signing_key, lines, earlier };
+        statement.check()?;
+        Ok(statement)
+    }
+
+    /// What holds for every statement, whatever came before it.
+    fn check(&self) -> Result<(), CborError> {
+        if !(1..=LINES_MAX).contains(&(self.lines.len() + self.earlier.len())) {
             return Err(CborError::Field("lines"));
         }
-        let lines = (0..count).map(|_| Line::read(&mut reader)).collect::<Result<_, _>>()?;
-        reader.end()?;
-        Ok(Self { chain, number, before, first_leaf, at_unix_ms, signing_key, lines })
+        if self.lines.iter().any(|line| line.reason == Reason::Open && line.settled.is_some()) {
+            return Err(CborError::Field("settled"));
+        }
+        let ascends = self.earlier.is_sorted_by(|one, next| one.number < next.number);
+        let is_before = self.earlier.last().is_none_or(|last| last.number < self.first_leaf);
+        let is_closed = self.earlier.iter().all(|earlier| earlier.line.reason != Reason::Open);
+        if ascends && is_before && is_closed { Ok(()) } else { Err(CborError::Field("earlier lines")) }
     }
 }
 
 impl Stated {
     /// No statement yet.
-    pub const NOTHING: Self = Self { statements: 0, hash: Hex([0; 32]), leaves: 0 };
+    pub const NOTHING: Self = Self { statements: 0, hash: Hex([0; 32]), leaves: 0, open: BTreeSet::new() };
 
     /// Takes the hub's next statement about this chain. `leaf` is the hash of the agent's own
     /// leaf of a number; where it has none, as after a loss, the statement is believed.
@@ -203,15 +240,38 @@ impl Stated {
         if statement.first_leaf != self.leaves {
             return Err(StatementError::Leaves { expected: self.leaves, found: statement.first_leaf });
         }
+        let (leaves, open) = self.lines(&statement, leaf)?;
+        *self = Self { statements: self.statements.saturating_add(1), hash: hash_of(bytes), leaves, open };
+        Ok(statement)
+    }
+
+    /// How many leaves are stated after these lines, and which of them are open.
+    fn lines(
+        &self,
+        statement: &Statement,
+        leaf: impl Fn(u64) -> Option<Hash>,
+    ) -> Result<(u64, BTreeSet<u64>), StatementError> {
+        let is_other = |number, line: &Line| leaf(number).is_some_and(|leaf| leaf != line.leaf);
+        let mut open = self.open.clone();
+        for EarlierLine { number, line } in &statement.earlier {
+            if !open.remove(number) {
+                return Err(StatementError::NotOpen(*number));
+            }
+            if is_other(*number, line) {
+                return Err(StatementError::OtherLeaf(*number));
+            }
+        }
         let mut number = statement.first_leaf;
         for line in &statement.lines {
-            if leaf(number).is_some_and(|leaf| leaf != line.leaf) {
+            if is_other(number, line) {
                 return Err(StatementError::OtherLeaf(number));
+            }
+            if line.reason == Reason::Open {
+                open.insert(number);
             }
             number = number.checked_add(1).ok_or(CborError::Field("first leaf"))?;
         }
-        *self = Self { statements: self.statements.saturating_add(1), hash: hash_of(bytes), leaves: number };
-        Ok(statement)
+        if open.len() > OPEN_LEAVES_MAX { Err(StatementError::TooManyOpen) } else { Ok((number, open)) }
     }
 }
 

@@ -29,6 +29,7 @@ use keyhaven_protocol::handshake::ChannelBinding;
 use keyhaven_protocol::handshake::Identity;
 use keyhaven_protocol::handshake::TUNNEL_PATH;
 use keyhaven_protocol::hex::Hex;
+use keyhaven_protocol::hex::HexBytes;
 use keyhaven_protocol::join_token::JoinToken;
 use rustls::ClientConfig;
 use rustls::DigitallySignedStruct;
@@ -117,6 +118,7 @@ impl RawAgent {
             egress: self.egress,
             instance: Hex(instance),
             ledger: LedgerHead::EMPTY,
+            cosigned: HexBytes::default(),
             enrolment,
         };
         Ok(handshake::answer(challenge, binding, identity, "raw")?)

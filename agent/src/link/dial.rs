@@ -28,6 +28,7 @@ use keyhaven_protocol::frame::put_frame;
 use keyhaven_protocol::frame::to_json;
 use keyhaven_protocol::handshake;
 use keyhaven_protocol::hex::Hex;
+use keyhaven_protocol::hex::HexBytes;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -173,6 +174,7 @@ async fn shake_hands(caller: Caller<'_>, enrolment: Option<Enrolment>) -> Result
         egress,
         instance,
         ledger: LedgerHead::EMPTY,
+        cosigned: HexBytes::default(),
         enrolment,
     };
     let auth = handshake::answer(&challenge, &binding, mine, env!("CARGO_PKG_VERSION"))?;

@@ -72,7 +72,7 @@ pub(super) async fn prove(
 ) -> Result<Proved, Refused> {
     match admit(gateway, socket, binding).await {
         Ok(proved) => {
-            let welcome = Welcome { link: proved.entered.link.number };
+            let welcome = Welcome { link: proved.entered.link.number, next: 0 };
             send(socket, FrameKind::Welcome, &to_json(&welcome)).await?;
             Ok(proved)
         }

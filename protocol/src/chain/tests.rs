@@ -5,6 +5,7 @@
 mod audit;
 mod damage;
 mod fork;
+mod group;
 mod rate;
 
 use super::*;

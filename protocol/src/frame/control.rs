@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::ErrorCode;
 use crate::hex::Hex;
+use crate::hex::HexBytes;
 use crate::id::AgentId;
 use crate::id::FleetId;
 use crate::id::TokenId;
@@ -50,8 +51,12 @@ pub struct Auth {
     /// Random for every start of the process: tells a second copy from the same agent that
     /// dials again.
     pub instance: Hex<16>,
-    /// Epoch, size and head of the agent's ledger chain.
+    /// Where the agent's ledger stands.
     pub ledger: LedgerHead,
+    /// The newest head of it that a hub cosigned: a [`crate::statement::Cosigned`], of this epoch or of one
+    /// before; empty when there is none.
+    #[serde(default, skip_serializing_if = "HexBytes::is_empty")]
+    pub cosigned: HexBytes,
     /// The agent's software version, for logs.
     pub software: String,
 }
@@ -90,11 +95,13 @@ pub struct LedgerHead {
     pub size: u64,
     /// The newest record's hash.
     pub head: Hex<32>,
+    /// The hub's statements about it that are kept here.
+    pub statements: u64,
 }
 
 impl LedgerHead {
     /// A chain without records.
-    pub const EMPTY: Self = Self { epoch: 0, size: 0, head: Hex([0; 32]) };
+    pub const EMPTY: Self = Self { epoch: 0, size: 0, head: Hex([0; 32]), statements: 0 };
 }
 
 /// WELCOME: the link is up.
@@ -102,6 +109,8 @@ impl LedgerHead {
 pub struct Welcome {
     /// The hub's number of this link; larger is newer.
     pub link: u64,
+    /// The first leaf of the agent's ledger that the books do not have.
+    pub next: u64,
 }
 
 /// REFUSE: why the link closes now.

@@ -8,6 +8,7 @@
 //! Invariant: a kind's number is never given to another kind.
 
 mod abort;
+mod books;
 mod control;
 mod head;
 mod open;
@@ -20,8 +21,17 @@ use bytes::BufMut;
 use bytes::Bytes;
 use bytes::BytesMut;
 
+use crate::chain::GROUP_BYTES_MAX;
+#[cfg(doc)]
+use crate::chain::Group;
+
 pub use abort::Abort;
 pub use abort::AbortReason;
+pub use books::ACK_BYTES_MAX;
+pub use books::Ack;
+pub use books::KEYS_IN_FRAME_MAX;
+pub use books::Keys;
+pub use books::Need;
 pub use control::Auth;
 pub use control::Challenge;
 pub use control::Drain;
@@ -105,6 +115,14 @@ pub enum FrameKind {
     Withdraw = 0x24,
     /// Agent to hub: what it metered of a call. Binary [`Receipt`].
     Receipt = 0x30,
+    /// Agent to hub: leaves of its ledger that are sent again. CBOR [`Group`].
+    Claim = 0x31,
+    /// Hub to agent: leaves are in the books. CBOR [`Ack`].
+    Ack = 0x32,
+    /// Hub to agent: leaves are missing. CBOR [`Need`].
+    Need = 0x33,
+    /// Hub to agent: its signing keys. CBOR [`Keys`].
+    Keys = 0x34,
     /// Hub to agent: a part of a price table; agent to hub: which tables it holds. Binary [`Prices`].
     Prices = 0x40,
 }
@@ -128,6 +146,10 @@ impl FrameKind {
         Self::Offer,
         Self::Withdraw,
         Self::Receipt,
+        Self::Claim,
+        Self::Ack,
+        Self::Need,
+        Self::Keys,
         Self::Prices,
     ];
 
@@ -147,7 +169,10 @@ impl FrameKind {
             Self::Challenge | Self::Auth | Self::Welcome | Self::Refuse | Self::Drain | Self::Withdraw => 4 * 1024,
             Self::Open | Self::Head => 96 * 1024,
             Self::End => 16 * 1024,
-            Self::Data | Self::Offer | Self::Prices => DATA_BYTES_MAX,
+            Self::Data | Self::Offer | Self::Prices | Self::Keys => DATA_BYTES_MAX,
+            Self::Claim => GROUP_BYTES_MAX,
+            Self::Ack => ACK_BYTES_MAX,
+            Self::Need => 16,
             Self::Abort => 1024,
             Self::Receipt => RECEIPT_BYTES_MAX,
             Self::Credit => 4,
@@ -169,6 +194,10 @@ impl FrameKind {
             | Self::Offer
             | Self::Withdraw
             | Self::Receipt
+            | Self::Claim
+            | Self::Ack
+            | Self::Need
+            | Self::Keys
             | Self::Prices => false,
         }
     }

@@ -2,29 +2,41 @@
 //!
 //! Invariant: a golden vector changes only together with docs/PROTOCOL.md and the version.
 
+use ed25519_dalek::SigningKey;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::StatusCode;
 use proptest::prelude::*;
 
+use crate::chain::ChainId;
+use crate::chain::Group;
 use crate::hex::Hex;
+use crate::hex::HexBytes;
 use crate::id::AgentId;
 use crate::id::CallId;
 use crate::id::FleetId;
 use crate::id::TokenId;
 use crate::id::VendorKeyId;
+use crate::key_list::samples::hub_key;
+use crate::key_list::samples::list;
+use crate::leaf::Head;
+use crate::leaf::Leaf;
+use crate::leaf::Purpose;
 use crate::metering::Outcome;
 use crate::metering::Rule;
 use crate::money::NanoUsd;
 use crate::price::ServiceTier;
 use crate::provider::Provider;
+use crate::statement::Cosign;
 use crate::usage::Doubt;
 use crate::usage::Doubts;
 use crate::usage::Meter;
 use crate::usage::Meters;
 
 use super::*;
+
+const CHAIN: ChainId = ChainId { fleet: FleetId([1; 16]), purpose: Purpose::Calls, agent: AgentId([4; 16]), epoch: 3 };
 
 /// One frame of every kind, as it is on the wire, in `protocol/vectors/frames.hex`:
 /// a line `# comment`, then a line of hex, in the order of [`FrameKind::ALL`]; the two frames
@@ -322,6 +334,17 @@ fn open_sample() -> OpenHead {
     }
 }
 
+/// Two leaves of chain 3 of agent 4.
+fn group_sample() -> Group {
+    let leaves = vec![vec![0x46; 40], vec![0x47; 40]];
+    let head = Head { size: 14, hash: Leaf::hash(&leaves[1]) };
+    Group::sign(&CHAIN, &SigningKey::from_bytes(&[33; 32]), leaves, head).unwrap()
+}
+
+fn cosigned_sample() -> Vec<u8> {
+    Cosign::stored(CHAIN, Head { size: 13, hash: Hex([20; 32]) }).sign(0, &hub_key(0)).encode()
+}
+
 /// A consumer that asks for a WebSocket, and the vendor that agrees.
 fn upgrade_samples() -> [(FrameKind, StreamId, Bytes); 2] {
     let mut asked = HeaderMap::new();
@@ -358,7 +381,8 @@ fn samples() -> Vec<(FrameKind, StreamId, Bytes)> {
         enrolment: Some(Enrolment { token: TokenId([7; 16]), secret: Hex([8; 32]) }),
         egress: Egress::Official,
         instance: Hex([9; 16]),
-        ledger: LedgerHead::EMPTY,
+        ledger: LedgerHead { epoch: 3, size: 14, head: Hex([10; 32]), statements: 2 },
+        cosigned: HexBytes(cosigned_sample()),
         software: "0.1.0".into(),
     };
     let offer = Offer {
@@ -379,7 +403,7 @@ fn samples() -> Vec<(FrameKind, StreamId, Bytes)> {
             let (stream, payload) = match kind {
                 FrameKind::Challenge => (0, to_json(&challenge)),
                 FrameKind::Auth => (0, to_json(&auth)),
-                FrameKind::Welcome => (0, to_json(&Welcome { link: 9 })),
+                FrameKind::Welcome => (0, to_json(&Welcome { link: 9, next: 13 })),
                 FrameKind::Refuse => {
                     (0, to_json(&Refuse { code: "KH-E1005".into(), message: "revoked".into(), retry_after_ms: 0 }))
                 }
@@ -394,6 +418,13 @@ fn samples() -> Vec<(FrameKind, StreamId, Bytes)> {
                 FrameKind::Offer => (0, to_json(&offer)),
                 FrameKind::Withdraw => (0, to_json(&Withdraw { vendor_key: VendorKeyId([0x22; 16]) })),
                 FrameKind::Receipt => (0, receipt_sample().encode().unwrap()),
+                FrameKind::Claim => (0, group_sample().encode().into()),
+                FrameKind::Ack => {
+                    let ack = Ack { next: 13, statement: vec![0x45; 40], cosigned: cosigned_sample() };
+                    (0, ack.encode())
+                }
+                FrameKind::Need => (0, Need { next: 300 }.encode()),
+                FrameKind::Keys => (0, Keys::of_list(list(2).entries()).remove(0)),
                 FrameKind::Prices => {
                     let table = HeldTable { version: 7, hash: Hex([0x33; 32]) };
                     (0, parts_of(table, [0x44; 64], b"packed").unwrap().remove(0))

@@ -106,9 +106,7 @@ impl Link {
             self.stream_fault(frame.stream, AbortReason::Protocol, "a frame was too large", now);
             return Ok(());
         }
-        // Of receipts there is one for each call, and they are counted against these.
-        let is_counted = !kind.is_of_stream() && kind != FrameKind::Receipt;
-        let eager = if is_counted { self.counts_as_eager(now)? } else { false };
+        let eager = if is_counted(kind) { self.counts_as_eager(now)? } else { false };
         match kind {
             FrameKind::Open => return self.receive_open(frame, now),
             FrameKind::Head => self.receive_head(frame.stream, frame.payload, now),
@@ -136,8 +134,14 @@ impl Link {
             }
             // What is inside says which side it is from.
             FrameKind::Refuse | FrameKind::Prices => self.events.push_back(Event::Control(frame)),
-            FrameKind::Offer | FrameKind::Withdraw => {
+            FrameKind::Offer | FrameKind::Withdraw | FrameKind::Claim => {
                 if self.side == Side::Agent {
+                    return Err(LinkFault::Misplaced(kind));
+                }
+                self.events.push_back(Event::Control(frame));
+            }
+            FrameKind::Ack | FrameKind::Need | FrameKind::Keys => {
+                if self.side == Side::Hub {
                     return Err(LinkFault::Misplaced(kind));
                 }
                 self.events.push_back(Event::Control(frame));
@@ -312,6 +316,32 @@ impl Link {
         if self.streams.get_mut(&id).is_some_and(|stream| stream.break_off(side, abort)) {
             self.events.push_back(Event::Aborted(id));
         }
+    }
+}
+
+/// Whether so many of it in a second are a flood. Of receipts there is one for each call, and they
+/// are counted against these; of claims and their answers the ledger's own windows bound the number.
+const fn is_counted(kind: FrameKind) -> bool {
+    match kind {
+        FrameKind::Receipt | FrameKind::Claim | FrameKind::Ack => false,
+        FrameKind::Open
+        | FrameKind::Head
+        | FrameKind::Data
+        | FrameKind::End
+        | FrameKind::Abort
+        | FrameKind::Credit
+        | FrameKind::Challenge
+        | FrameKind::Auth
+        | FrameKind::Welcome
+        | FrameKind::Refuse
+        | FrameKind::Ping
+        | FrameKind::Pong
+        | FrameKind::Drain
+        | FrameKind::Offer
+        | FrameKind::Withdraw
+        | FrameKind::Need
+        | FrameKind::Keys
+        | FrameKind::Prices => !kind.is_of_stream(),
     }
 }
 

@@ -26,6 +26,7 @@ use super::Micros;
 use super::OpenRefused;
 use super::Side;
 
+mod ledger;
 mod limits;
 mod receipts;
 mod rest;

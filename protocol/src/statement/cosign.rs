@@ -1,7 +1,8 @@
 //! The hub's word that it saw a chain up to a head, and no other chain in its place.
 //!
 //! ```text
-//! signed: "kh/cosign/1", line feed, SHA-256 of the body of the group that ends with the head
+//! body:          [fleet 16, purpose u8, agent 16, epoch u32, size u64, head 32], as the agent signs it of a group
+//! cosigned head: ["kh/cosign/1", body as bytes, signing key u32, signature 64]
 //! ```
 //!
 //! Invariant: of one chain, two different heads of one size are never cosigned, and no head
@@ -10,11 +11,19 @@
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::VerifyingKey;
 
+use crate::cbor::CborError;
+use crate::cbor::Reader;
+use crate::cbor::Writer;
 use crate::chain::ChainId;
 use crate::hex::Hex;
 use crate::leaf::Head;
 use crate::signing::BadSignature;
 use crate::signing::Domain;
+
+/// The longest cosigned head, in bytes.
+pub const COSIGNED_BYTES_MAX: usize = 256;
+
+const BODY_BYTES_MAX: usize = 128;
 
 /// A cosigned head, as the agent keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +113,25 @@ impl Cosign {
 }
 
 impl Cosigned {
+    /// As it travels and is kept.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::record(Domain::Cosignature.tag(), 3);
+        writer.bytes(&self.chain.head_body(self.head)).unsigned(self.signing_key).bytes(&self.signature.0);
+        writer.finish()
+    }
+
+    /// Reads a cosigned head. That the hub signed it is [`Self::verify`]'s to say.
+    ///
+    /// # Errors
+    /// When the bytes are not those of one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CborError> {
+        let mut reader = Reader::record(bytes, Domain::Cosignature.tag(), 3)?;
+        let (chain, head) = ChainId::read_head_body(reader.bytes(BODY_BYTES_MAX, "body")?)?;
+        let (signing_key, signature) = (reader.unsigned("signing key")?, Hex(reader.array_bytes("signature")?));
+        reader.end()?;
+        Ok(Self { chain, head, signing_key, signature })
+    }
+
     /// Whether the hub's key of [`Self::signing_key`] signed it.
     ///
     /// # Errors

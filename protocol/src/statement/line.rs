@@ -27,6 +27,15 @@ pub struct Line {
     pub settled: Option<Settled>,
 }
 
+/// The second line of a leaf that an earlier statement called open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EarlierLine {
+    /// The leaf's number.
+    pub number: u64,
+    /// What became of it.
+    pub line: Line,
+}
+
 /// What became of a leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -53,6 +62,8 @@ pub enum Reason {
     Refused = 10,
     /// The owner takes less.
     Lowered = 11,
+    /// The hub still meters the call: a later statement has its second line.
+    Open = 12,
 }
 
 /// The money of one leaf.
@@ -83,7 +94,7 @@ pub struct HubMetered {
 
 impl Reason {
     /// All of them, by number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Noted,
         Self::Agreed,
         Self::Short,
@@ -95,6 +106,7 @@ impl Reason {
         Self::Late,
         Self::Refused,
         Self::Lowered,
+        Self::Open,
     ];
 
     /// The number in statements.
@@ -121,6 +133,7 @@ impl Reason {
             Self::Late => "late",
             Self::Refused => "refused",
             Self::Lowered => "lowered",
+            Self::Open => "open",
         }
     }
 }
@@ -136,6 +149,18 @@ impl Line {
         let leaf = Hex(reader.array_bytes("leaf")?);
         let reason = Reason::from_number(reader.unsigned("reason")?).ok_or(CborError::Field("reason"))?;
         Ok(Self { leaf, reason, settled: reader.optional(Settled::read)? })
+    }
+}
+
+impl EarlierLine {
+    pub(super) fn write(&self, writer: &mut Writer) {
+        writer.array(2).unsigned(self.number);
+        self.line.write(writer);
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, CborError> {
+        reader.array_of(2, "earlier line")?;
+        Ok(Self { number: reader.unsigned("leaf number")?, line: Line::read(reader)? })
     }
 }
 

@@ -32,14 +32,18 @@ fn statements_and_cosignatures_are_written_as_they_were_frozen() {
         entries[0].clone(),
         entries[1].clone(),
         hex_of(&CHAIN.head_body(head)),
-        cosigned.signature.to_string(),
+        hex_of(&cosigned.encode()),
         hex_of(&signed(&first())),
+        hex_of(&signed(&second())),
     ];
     let frozen = include_str!("../../vectors/statements.hex");
     let frozen: Vec<&str> = frozen.lines().filter(|line| !line.starts_with('#')).collect();
 
-    assert_eq!(made.iter().map(String::as_str).collect::<Vec<_>>(), frozen);
+    assert_eq!(made.iter().map(String::as_str).collect::<Vec<_>>(), frozen, "written:\n{}", made.join("\n"));
     assert_eq!(Statement::decode(&signed(&first())), Ok(first()));
+    assert_eq!(Statement::decode(&signed(&second())), Ok(second()));
+    assert_eq!(Cosigned::decode(&cosigned.encode()), Ok(cosigned));
+    assert_eq!(ChainId::read_head_body(&CHAIN.head_body(head)), Ok((CHAIN, head)));
 }
 
 #[test]
@@ -48,9 +52,64 @@ fn statements_follow_one_another_without_leaving_a_leaf_out() {
     let (one, two) = (signed(&first()), signed(&second()));
 
     assert_eq!(take(&mut stated, &one), Ok(first()));
-    assert_eq!(stated, Stated { statements: 1, hash: hash_of(&one), leaves: 4 });
+    let open = BTreeSet::from([3]);
+    assert_eq!(stated, Stated { statements: 1, hash: hash_of(&one), leaves: 4, open });
     assert_eq!(take(&mut stated, &two), Ok(second()));
-    assert_eq!((stated.statements, stated.leaves), (2, 5));
+    assert_eq!((stated.statements, stated.leaves, stated.open.len()), (2, 5, 0));
+}
+
+#[test]
+fn an_open_leaf_has_one_more_line_and_no_other_leaf_has() {
+    let mut stated = Stated::NOTHING;
+    take(&mut stated, &signed(&first())).unwrap();
+    let earlier = |number: u64| EarlierLine { number, line: Line { leaf: leaf(number).unwrap(), ..unobserved() } };
+    let said = |stated: &Stated, earlier: Vec<EarlierLine>| {
+        let statement = Statement {
+            number: stated.statements,
+            before: stated.hash,
+            first_leaf: stated.leaves,
+            earlier,
+            lines: Vec::new(),
+            ..first()
+        };
+        statement.sign(&hub_key(0))
+    };
+
+    let of_a_settled_one = said(&stated, vec![earlier(2)]).unwrap();
+    assert_eq!(take(&mut stated, &of_a_settled_one), Err(StatementError::NotOpen(2)));
+    let mut other = earlier(3);
+    other.line.leaf = Hex([99; 32]);
+    let of_another_leaf = said(&stated, vec![other]).unwrap();
+    assert_eq!(take(&mut stated, &of_another_leaf), Err(StatementError::OtherLeaf(3)));
+    assert_eq!(stated.open, BTreeSet::from([3]), "nothing was taken");
+
+    let no_line_at_all = said(&stated, vec![earlier(3)]).unwrap();
+    take(&mut stated, &no_line_at_all).unwrap();
+    assert_eq!((stated.statements, stated.leaves, stated.open.len()), (2, 4, 0));
+    let again = said(&stated, vec![earlier(3)]).unwrap();
+    assert_eq!(take(&mut stated, &again), Err(StatementError::NotOpen(3)), "settled twice");
+
+    let field = Err(CborError::Field("earlier lines"));
+    assert_eq!(said(&stated, vec![earlier(3), earlier(3)]), field);
+    assert_eq!(said(&stated, vec![earlier(3), earlier(2)]), field);
+    assert_eq!(said(&stated, vec![earlier(4)]), field, "it is not earlier");
+    let mut open_again = earlier(3);
+    open_again.line = Line { reason: Reason::Open, settled: None, ..open_again.line };
+    assert_eq!(said(&stated, vec![open_again]), field);
+    let mut paid = first();
+    paid.lines[3].settled = unobserved().settled;
+    assert_eq!(paid.sign(&hub_key(0)), Err(CborError::Field("settled")), "open, and money moves");
+}
+
+#[test]
+fn not_more_leaves_are_open_than_may_be() {
+    let open = (0..u64::try_from(OPEN_LEAVES_MAX).unwrap()).collect();
+    let mut stated = Stated { open, leaves: 100_000, ..Stated::NOTHING };
+    let lines = vec![Line { leaf: Hex([1; 32]), reason: Reason::Open, settled: None }];
+    let statement = Statement { first_leaf: 100_000, lines, ..first() };
+
+    let verdict = stated.take(&signed(&statement), &CHAIN, &list(2), 0, |_| None);
+    assert_eq!(verdict, Err(StatementError::TooManyOpen));
 }
 
 #[test]
@@ -58,7 +117,7 @@ fn what_is_not_the_hubs_next_word_is_named_and_changes_nothing() {
     let mut stated = Stated::NOTHING;
     take(&mut stated, &signed(&first())).unwrap();
     let refused = |statement: Statement| {
-        let mut after = stated;
+        let mut after = stated.clone();
         let verdict = take(&mut after, &signed(&statement));
         assert_eq!(after, stated);
         verdict.err()
@@ -114,11 +173,13 @@ fn the_longest_statement_is_within_its_bound() {
     let hub = Some(HubMetered { meters: full, heard: full, response_bytes: u64::MAX, list: most });
     let settled = Some(Settled { hub, list: most, credit: most, charge: charge() });
     let line = Line { leaf: Hex([1; 32]), reason: Reason::Agreed, settled };
-    let statement = Statement { lines: vec![line; LINES_MAX], ..first() };
+    let earlier = |number: usize| EarlierLine { number: u64::MAX - 200 + number as u64, line: line.clone() };
+    let statement = Statement { first_leaf: u64::MAX, lines: vec![line.clone()], ..first() };
+    let statement = Statement { earlier: (1..LINES_MAX).map(earlier).collect(), ..statement };
 
     assert!(signed(&statement).len() <= STATEMENT_BYTES_MAX, "{}", signed(&statement).len());
     assert_eq!(Statement::decode(&signed(&statement)), Ok(statement.clone()));
-    let beyond = Statement { lines: vec![statement.lines[0].clone(); LINES_MAX + 1], ..statement };
+    let beyond = Statement { lines: vec![statement.lines[0].clone(); 2], ..statement };
     assert!(beyond.sign(&hub_key(0)).is_err());
     assert!(Statement { lines: Vec::new(), ..first() }.sign(&hub_key(0)).is_err());
 }
@@ -145,6 +206,9 @@ fn any_bytes_are_refused_without_a_panic_and_a_body_is_written_as_it_was_read() 
         grafted[at..end].copy_from_slice(&bytes[..end - at]);
         if let Ok(statement) = Statement::read(&grafted) {
             assert_eq!(statement.body(), grafted);
+        }
+        if let Ok(cosigned) = Cosigned::decode(bytes) {
+            assert_eq!(&cosigned.encode(), bytes);
         }
     });
 }
@@ -207,21 +271,36 @@ fn first() -> Statement {
     meters.set(Meter::Output, 500);
     let hub = Some(HubMetered { meters, heard: Meters::default(), response_bytes: 4_000, list: NanoUsd(1_250_600) });
     let settled = Settled { hub, list: NanoUsd(1_250_600), credit: NanoUsd(1_000_480), charge: charge() };
-    let nothing = Settled { hub: None, list: NanoUsd::ZERO, credit: NanoUsd::ZERO, charge: None };
     let line = |number, reason, settled| Line { leaf: leaf(number).unwrap(), reason, settled };
     let lines = vec![
         line(0, Reason::Noted, None),
         line(1, Reason::Noted, None),
         line(2, Reason::Agreed, Some(settled)),
-        line(3, Reason::Unobserved, Some(nothing)),
+        line(3, Reason::Open, None),
     ];
-    let at_unix_ms = 1_800_000_000_000;
-    Statement { chain: CHAIN, number: 0, before: Hex([0; 32]), first_leaf: 0, at_unix_ms, signing_key: 0, lines }
+    let (at_unix_ms, earlier) = (1_800_000_000_000, Vec::new());
+    Statement {
+        chain: CHAIN,
+        number: 0,
+        before: Hex([0; 32]),
+        first_leaf: 0,
+        at_unix_ms,
+        signing_key: 0,
+        lines,
+        earlier,
+    }
+}
+
+/// What became of leaf 3.
+fn unobserved() -> Line {
+    let nothing = Settled { hub: None, list: NanoUsd::ZERO, credit: NanoUsd::ZERO, charge: None };
+    Line { leaf: leaf(3).unwrap(), reason: Reason::Unobserved, settled: Some(nothing) }
 }
 
 fn second() -> Statement {
     let lines = vec![Line { leaf: leaf(4).unwrap(), reason: Reason::Noted, settled: None }];
-    Statement { number: 1, before: hash_of(&signed(&first())), first_leaf: 4, lines, ..first() }
+    let earlier = vec![EarlierLine { number: 3, line: unobserved() }];
+    Statement { number: 1, before: hash_of(&signed(&first())), first_leaf: 4, lines, earlier, ..first() }
 }
 
 fn charge() -> Option<Sealed> {

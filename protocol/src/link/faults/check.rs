@@ -52,6 +52,10 @@ impl Wire {
                 | FrameKind::Offer
                 | FrameKind::Withdraw
                 | FrameKind::Receipt
+                | FrameKind::Claim
+                | FrameKind::Ack
+                | FrameKind::Need
+                | FrameKind::Keys
                 | FrameKind::Prices => true,
             };
             if !fine {

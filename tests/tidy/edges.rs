@@ -45,6 +45,7 @@ const ROOMS: &[(&str, &[Row])] = &[
                 ],
             ),
             ("join_token", &["hex", "id", "pin"]),
+            ("settle", &["money", "statement"]),
             ("statement", &["cbor", "chain", "hex", "id", "key_list", "leaf", "money", "sealed", "signing", "usage"]),
             ("chain", &["cbor", "hex", "id", "key_list", "leaf", "money", "signing", "ticket"]),
             ("leaf", &["cbor", "hex", "id", "key_list", "metering", "money", "price", "signing", "ticket", "usage"]),
@@ -67,7 +68,6 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("assist", &["json_scan", "request_scan"]),
             ("quote", &["demand", "error_code", "money", "price", "usage"]),
             ("price", &["hex", "money", "provider", "usage"]),
-            ("settle", &["money"]),
             ("usage", &["json_scan", "websocket"]),
             ("money", &[]),
             // Numbers from a seed, for tests only.

@@ -62,8 +62,10 @@ pub enum Reason {
     Refused = 10,
     /// The owner takes less.
     Lowered = 11,
-    /// The hub still meters the call: a later statement has its second line.
+    /// The call has not ended at the hub: a line of a later statement says what became of it.
     Open = 12,
+    /// The agent's process died with the attempt, and the leaf has no figure: the hub's is paid.
+    NoFigure = 13,
 }
 
 /// The money of one leaf.
@@ -94,7 +96,7 @@ pub struct HubMetered {
 
 impl Reason {
     /// All of them, by number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Noted,
         Self::Agreed,
         Self::Short,
@@ -107,6 +109,7 @@ impl Reason {
         Self::Refused,
         Self::Lowered,
         Self::Open,
+        Self::NoFigure,
     ];
 
     /// The number in statements.
@@ -134,6 +137,7 @@ impl Reason {
             Self::Refused => "refused",
             Self::Lowered => "lowered",
             Self::Open => "open",
+            Self::NoFigure => "no_figure",
         }
     }
 }

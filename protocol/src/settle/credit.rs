@@ -206,7 +206,11 @@ fn of_charged(charged: Charged, claim: Claim, shares: Shares) -> Result<Credited
             let verdict = match Verdict::of(charged.hub, figure) {
                 // Less than all was seen, so that more is no contradiction.
                 Verdict::AgentAbove if charged.is_provisional => Verdict::Short,
-                verdict => verdict,
+                verdict @ (Verdict::Agreed
+                | Verdict::Short
+                | Verdict::AgentAbove
+                | Verdict::AgentBelow
+                | Verdict::Open) => verdict,
             };
             (figure.list, Some(verdict), reason_of(verdict, charged.is_provisional))
         }

@@ -139,7 +139,15 @@ impl Hub {
             tasks.clone(),
         );
         let agents = agents.map_err(|error| Failure::new(ErrorCode::ConfigInvalid, error.to_string()))?;
-        let users = UserGateway::new(config.clone(), directory, roster.clone(), calls.clone(), tasks.clone());
+        let users = UserGateway::new(
+            config.clone(),
+            directory,
+            roster.clone(),
+            prices.clone(),
+            books.clone(),
+            calls.clone(),
+            tasks.clone(),
+        );
         let earlier = Listening::read(&dir).ok().flatten();
         listening.write(&dir).map_err(|error| {
             Failure::new(ErrorCode::DataDirUnusable, error.to_string()).at(file_path(&dir).display().to_string())

@@ -219,6 +219,15 @@ error_codes! {
     CallUnfinished = 2050, Usage, true,
         "the call is still under way, or was not metered yet",
         "ask again after the time in `retry-after`";
+    PricesNotSet = 2051, Failure, true,
+        "the hub has no price for calls of this account",
+        "the operator publishes a price table and sets zones and tiers: keyhaven-hub price --help";
+    ModelNotPriced = 2052, Usage, false,
+        "the price table does not have this model, so it is not sold",
+        "use a model that GET /keyhaven/v1/prices lists, or ask the operator";
+    UsageUnasked = 2053, Usage, false,
+        "the stream would not state what it used, so it could not be billed exactly",
+        "set `stream_options.include_usage` to true, or use an API key in mode assist";
 
     // 30xx: configuration.
     ConfigUnreadable = 3001, Config, false,

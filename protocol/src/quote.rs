@@ -204,9 +204,11 @@ fn ways(bounds: &Bounds<'_>) -> Result<Vec<Vec<Part>>, QuoteError> {
             part(&[Meter::Input], bounds.spoken_input()?),
             part(&[Meter::AudioOutput], bounds.spoken_output()?),
         ]],
-        Form::Transcription if !demand.states_usage => {
+        // What is sold by time is taken by the length of the recording where the answer does not
+        // say; tokens cannot be.
+        Form::Transcription if !demand.states_usage && !sku.sells(Meter::AudioMillis) => {
             return Err(QuoteError::NoStatement(
-                "transcribe with `response_format` \"json\", \"verbose_json\" or \"diarized_json\"; translations are not sold",
+                "use `response_format` \"json\", \"verbose_json\" or \"diarized_json\", or a model that is sold by time",
             ));
         }
         Form::Transcription => transcription(bounds)?,

@@ -61,7 +61,12 @@ impl Chat {
     #[must_use]
     pub fn request(&self) -> Vec<u8> {
         let messages = json!([{"role": "user", "content": "hello"}]);
-        let body = json!({"model": self.model, "messages": messages, "stream": self.stream}).to_string();
+        let mut body = json!({"model": self.model, "messages": messages, "stream": self.stream});
+        if self.stream {
+            // Asked for what every call is billed by, an answer passes as it is.
+            body["stream_options"] = json!({"include_usage": true});
+        }
+        let body = body.to_string();
         let mut head = format!(
             "POST {} HTTP/1.1\r\nhost: hub\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
              content-length: {}\r\n",

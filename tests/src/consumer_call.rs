@@ -17,8 +17,15 @@ use crate::upstream::record::Exchange;
 use crate::upstream::vendor::Vendor;
 use anyhow::Context;
 use anyhow::Result;
+use anyhow::bail;
 use anyhow::ensure;
 use serde_json::Value;
+use std::net::SocketAddr;
+use std::time::Duration;
+use std::time::Instant;
+
+/// How long the record of a call that is over may take.
+const METERED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The header that names a call in every answer.
 pub const CALL_ID_HEADER: &str = "keyhaven-call-id";
@@ -275,6 +282,25 @@ pub fn tells_nothing(house: &House, answer: &Message) -> Result<()> {
         ensure!(!text.contains(secret), "the answer tells {secret:?}:\n{text}");
     }
     Ok(())
+}
+
+/// What the hub tells the consumer of a call, once it is metered; none when it was not sold.
+///
+/// # Errors
+/// When that is not told in time, or is no JSON.
+pub async fn call_record(hub: SocketAddr, api_key: &str, id: &str) -> Result<Option<Value>> {
+    let request =
+        format!("GET /keyhaven/v1/calls/{id} HTTP/1.1\r\nhost: hub\r\nauthorization: Bearer {api_key}\r\n\r\n");
+    let began = Instant::now();
+    loop {
+        let answer = RawClient::connect(hub).await?.ask(request.as_bytes()).await?;
+        match answer.head.status() {
+            200 => return Ok(Some(serde_json::from_slice(&answer.body)?)),
+            404 => return Ok(None),
+            425 if began.elapsed() < METERED_WITHIN => tokio::time::sleep(Duration::from_millis(20)).await,
+            status => bail!("{status}: {}", String::from_utf8_lossy(&answer.body)),
+        }
+    }
 }
 
 fn link(house: &House) -> Result<u64> {

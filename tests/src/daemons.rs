@@ -12,6 +12,7 @@ use crate::upstream::vendor::Vendor;
 use anyhow::Context;
 use anyhow::Result;
 use anyhow::bail;
+use keyhaven_hub::keys::HubKeys;
 use keyhaven_hub::listening::Listening;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -129,6 +130,9 @@ impl HubSite {
     /// # Errors
     /// When it does not come to that.
     pub async fn start_as(&self, command: Command) -> Result<RunningHub> {
+        if HubKeys::exist_in(&self.dir)? {
+            prices::stock_in(&self.dir).await?;
+        }
         let mut process = Process::start(command)?;
         let began = Instant::now();
         loop {

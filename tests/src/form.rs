@@ -72,8 +72,9 @@ impl Kind {
     fn fields(self, stream: bool) -> Value {
         let messages = json!([{"role": "user", "content": GREETING}]);
         match self {
-            Self::Chat | Self::Messages => json!({"messages": messages, "max_tokens": 64, "stream": stream}),
-            Self::Completion => json!({"prompt": GREETING, "max_tokens": 64, "stream": stream}),
+            Self::Messages => json!({"messages": messages, "max_tokens": 64, "stream": stream}),
+            Self::Chat => with_usage(stream, json!({"messages": messages, "max_tokens": 64})),
+            Self::Completion => with_usage(stream, json!({"prompt": GREETING, "max_tokens": 64})),
             Self::Response => {
                 json!({"input": GREETING, "max_output_tokens": 64, "store": false, "stream": stream})
             }
@@ -88,6 +89,15 @@ impl Kind {
             Self::Count => json!({"messages": messages}),
         }
     }
+}
+
+/// A stream that states its usage, so that the hub has nothing to ask for in its consumer's name.
+fn with_usage(stream: bool, mut fields: Value) -> Value {
+    fields["stream"] = stream.into();
+    if stream {
+        fields["stream_options"] = json!({"include_usage": true});
+    }
+    fields
 }
 
 macro_rules! forms {

@@ -83,7 +83,6 @@ impl House {
         let upstream = Upstream::start().await?;
         let hub_tasks = Tasks::new();
         let hub = start_hub(&dir.path().join("hub"), plan.hub, &hub_tasks).await?;
-        prices::stock(&hub.registry).await?;
         let (_, api_key) = hub.registry.create_api_key("test", unix_ms_now()).await?;
         let api_key = api_key.reveal().to_owned();
         let agent_tasks = Tasks::new();
@@ -166,7 +165,7 @@ impl Drop for House {
     }
 }
 
-/// Starts a hub with free ports in a directory, which it initialises if need be.
+/// Starts a hub with free ports in a directory, which it initialises and stocks if need be.
 ///
 /// # Errors
 /// What stands in the way.
@@ -174,6 +173,7 @@ pub async fn start_hub(dir: &Path, mut config: keyhaven_hub::config::Config, tas
     if !HubKeys::exist_in(dir)? {
         HubKeys::init(dir, None)?;
     }
+    prices::stock_in(dir).await?;
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
     config.data_dir = Some(dir.to_owned());
     config.consumer.listen = free;

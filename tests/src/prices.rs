@@ -59,6 +59,7 @@ const OPENAI: &[&str] = &[
     "made-up",
     "mine",
     "o1-pro",
+    "our-deployment",
     "o4-mini",
     "text-embedding-3-small",
     "tts-1",
@@ -80,33 +81,30 @@ const ANTHROPIC: &[&str] = &[
 const DEEPSEEK: &[&str] =
     &["deepseek-chat", "deepseek-flash", "deepseek-reasoner", "deepseek-unknown", "deepseek-v4-pro"];
 
-/// Publishes these prices, sets zone and tier and pays in, unless something was published before.
+/// Publishes these prices in the hub of this directory, sets zone and tier and gives consumers money,
+/// unless something was published before. Do it before the hub starts: one that runs learns of it only
+/// after a moment.
 ///
 /// # Errors
-/// When the database fails.
-pub async fn stock(registry: &Registry) -> Result<()> {
-    let book = PriceBook::new(&registry.store, &registry.keys);
-    if book.published(None).await?.is_some() {
-        return Ok(());
+/// When keys or database cannot be opened.
+pub async fn stock_in(hub_dir: &Path) -> Result<()> {
+    let registry = Registry::open(hub_dir, None).await?;
+    if registry.store.price_versions().await?.is_empty() {
+        stock(&registry).await?;
     }
+    registry.store.close().await;
+    Ok(())
+}
+
+async fn stock(registry: &Registry) -> Result<()> {
     let now = unix_ms_now();
+    let book = PriceBook::new(&registry.store, &registry.keys);
     book.import(table().to_string().as_bytes(), "made up for tests", now).await?;
     book.publish(Begins::Usual, now).await?;
     registry.store.put_zone(Zone::Standard, ZONE, false).await?;
     registry.store.put_tier(OwnerTier::Standard, TIER, false).await?;
     let paid = Deposit { reference: "tests".to_owned(), account: DEFAULT_ACCOUNT, amount: BALANCE, at_unix_ms: now };
     deposit(&registry.store, &paid).await?;
-    Ok(())
-}
-
-/// The same for the hub of this directory, whether or not it runs.
-///
-/// # Errors
-/// When keys or database cannot be opened.
-pub async fn stock_in(hub_dir: &Path) -> Result<()> {
-    let registry = Registry::open(hub_dir, None).await?;
-    stock(&registry).await?;
-    registry.store.close().await;
     Ok(())
 }
 

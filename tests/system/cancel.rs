@@ -159,7 +159,7 @@ async fn who_leaves_in_a_whole_answer_closes_the_vendors_connection() -> Result<
 /// A reset arrives although nobody reads what was sent before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_resets_an_upload_that_nobody_reads_is_noticed_at_once() -> Result<()> {
-    let house = House::build().await?;
+    let house = passing_on().await?;
     let calm = Calm::of(&house).await?;
     let bodies = Form::FEW.map(|form| (form, form.sized_body(STUCK_BYTES, true)));
     let mut waits = Vec::new();
@@ -192,6 +192,7 @@ async fn who_ends_an_upload_that_nobody_reads_is_seen_by_the_timeout() -> Result
     const COUNT: usize = 24;
     let mut plan = Plan::default();
     plan.hub.calls.vendor_head_timeout_s = STALL_MAX_S;
+    plan.hub.calls.replayed_body_bytes = 0;
     let house = House::build_as(plan).await?;
     let calm = Calm::of(&house).await?;
     let body = Form::OpenAi.sized_body(STUCK_BYTES, true);
@@ -258,7 +259,7 @@ async fn a_vendor_that_leaves_ends_the_call_for_the_consumer() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_stops_at_once_ends_every_call_and_none_hangs() -> Result<()> {
-    let house = House::build().await?;
+    let house = passing_on().await?;
     let mut clients = Vec::new();
     for (place, phase) in [Phase::BeforeHead, Phase::Upload, Phase::Stream, Phase::Answer].into_iter().enumerate() {
         for number in 0..25 {
@@ -307,7 +308,7 @@ async fn session(house: &House, case: String) -> Result<(String, WebSocketStream
 
 /// Has consumers leave, half of them by reset, and waits until the vendor saw each.
 async fn consumers_leave(phase: Phase) -> Result<()> {
-    let house = House::build().await?;
+    let house = passing_on().await?;
     let calm = Calm::of(&house).await?;
     let mut waits = Vec::new();
     for wave in 0..CANCELS / AT_ONCE {
@@ -369,4 +370,11 @@ async fn until_streams(house: &House, wanted: usize, most: Duration) -> Result<(
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(())
+}
+
+/// A house whose hub passes bodies on as soon as it has seen their model.
+async fn passing_on() -> Result<House> {
+    let mut plan = Plan::default();
+    plan.hub.calls.replayed_body_bytes = 0;
+    House::build_as(plan).await
 }

@@ -13,6 +13,7 @@ use keyhaven_tests::consumer_call::refused;
 use keyhaven_tests::consumer_call::tells_nothing;
 use keyhaven_tests::form::Errors;
 use keyhaven_tests::form::Form;
+use keyhaven_tests::form::Kind;
 use keyhaven_tests::house::House;
 use keyhaven_tests::house::Plan;
 use keyhaven_tests::http1::Framing;
@@ -254,7 +255,10 @@ async fn who_is_refused_in_an_upload_can_send_on_and_read_why() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_rest_of_a_refused_body_is_never_read_as_a_request() -> Result<()> {
-    let house = House::build().await?;
+    let mut plan = Plan::default();
+    // So that a body is passed on before it has come in full.
+    plan.hub.calls.replayed_body_bytes = 0;
+    let house = House::build_as(plan).await?;
     let calm = Calm::of(&house).await?;
     let hidden = Call::new(Form::OpenAi, &house.api_key).case("hidden").bytes();
     let good = Call::new(Form::OpenAi, &house.api_key);
@@ -338,8 +342,10 @@ async fn room_for_bodies_that_are_held_back_is_bounded_and_given_back() -> Resul
     let calm = Calm::of(&house).await?;
     let held = usize::try_from(HELD_BYTES_MAX)?;
 
+    // What an image is made of is no book.
+    let forms: Vec<Form> = Form::ALL.into_iter().filter(|form| form.kind() != Kind::Image).collect();
     for round in 0..20 {
-        let form = Form::ALL[round % Form::ALL.len()];
+        let form = forms[round % forms.len()];
         let call = Call::new(form, &house.api_key);
         let fits = call.clone().body(form.sized_body(held * 9 / 10, false));
         until_served(&house, &fits).await.with_context(|| format!("round {round}"))?;

@@ -42,7 +42,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_upload_arrives_whole_and_leaves_no_trace_in_memory() -> Result<()> {
     let scene = scene().await?;
-    for (form, bytes, chunked) in [(Form::OpenAiTranscriptions, UP, true), (Form::OpenAi, JSON, false)] {
+    for (form, bytes, chunked) in [(Form::OpenAiTranscriptions, UP, false), (Form::OpenAi, JSON, true)] {
         let case = format!("{form:?}-{chunked}");
         let call = Call::new(form, &scene.api_key).case(&case).play("status-422");
         let before = Footprint::of(&scene)?;
@@ -52,9 +52,9 @@ async fn a_large_upload_arrives_whole_and_leaves_no_trace_in_memory() -> Result<
         let (sent, grown) = while_watched(&scene, before, sending).await?;
         let answer = client.answer().await?;
 
-        let seen = scene.upstream.exchange_of(&case).await?;
         print(&format!("{bytes} bytes up, {case}, in {:?}: {grown:?}", began.elapsed()));
         assert_eq!(answer.head.status(), 422, "{}", String::from_utf8_lossy(&answer.body));
+        let seen = scene.upstream.exchange_of(&case).await?;
         assert!(seen.request.complete);
         assert_eq!((seen.request.body_bytes, seen.request.body_sha256()), (bytes as u64, sent));
         stays_small(grown)?;

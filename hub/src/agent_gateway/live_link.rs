@@ -3,6 +3,7 @@
 //! Invariant: what is said of a link when it is entered stays so; only whether it takes
 //! calls and which price tables were sent to it changes.
 
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -12,8 +13,13 @@ use std::sync::atomic::Ordering;
 use keyhaven_daemon::link::LinkHandle;
 use keyhaven_protocol::frame::Egress;
 use keyhaven_protocol::frame::HeldTable;
+use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::hex::Hex;
 use keyhaven_protocol::id::AgentId;
+use keyhaven_protocol::id::CallId;
+
+use super::receipts::ExpectedReceipt;
+use super::receipts::Receipts;
 
 /// One agent's link.
 pub struct LiveLink {
@@ -33,6 +39,7 @@ pub struct LiveLink {
     pub handle: LinkHandle,
     accepts: AtomicBool,
     prices: Mutex<Prices>,
+    receipts: Arc<Receipts>,
 }
 
 /// The price tables of a link's agent.
@@ -64,7 +71,18 @@ impl LiveLink {
     pub(super) fn new(entering: Entering, number: u64, linked_unix_ms: u64) -> Self {
         let Entering { agent, name, egress, instance, handle, accepts } = entering;
         let accepts = AtomicBool::new(accepts);
-        Self { number, agent, name, egress, instance, linked_unix_ms, handle, accepts, prices: Mutex::default() }
+        Self {
+            number,
+            agent,
+            name,
+            egress,
+            instance,
+            linked_unix_ms,
+            handle,
+            accepts,
+            prices: Mutex::default(),
+            receipts: Arc::default(),
+        }
     }
 
     /// Whether calls may be dispatched to it now.
@@ -98,6 +116,16 @@ impl LiveLink {
             prices.sent.push(table);
         }
         wanted
+    }
+
+    /// What its agent will say that it metered of an attempt; ask before the attempt is opened.
+    pub fn expect_receipt(&self, call: CallId, attempt: u8) -> ExpectedReceipt {
+        self.receipts.expect(call, attempt)
+    }
+
+    /// Gives a receipt to who expects it. Says whether somebody did.
+    pub(super) fn deliver(&self, receipt: Receipt) -> bool {
+        self.receipts.deliver(receipt)
     }
 
     fn prices(&self) -> MutexGuard<'_, Prices> {

@@ -12,6 +12,7 @@ mod insight;
 mod live_link;
 mod model_list;
 mod price_push;
+mod receipts;
 mod roster;
 mod seat;
 mod session;
@@ -48,6 +49,7 @@ pub use live_link::Entering;
 pub use live_link::LiveLink;
 pub use model_list::ModelList;
 pub use model_list::Offered;
+pub use receipts::ExpectedReceipt;
 pub use roster::Roster;
 pub use seat::Seat;
 

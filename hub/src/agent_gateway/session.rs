@@ -91,7 +91,7 @@ impl LinkEvents for Events {
             push(&self.link, &self.gateway.prices.to_sell_at(unix_ms_now()));
         } else if frame.kind == FrameKind::Receipt.number() {
             let receipt = Receipt::decode(frame.payload.clone());
-            self.on_receipt(&receipt.map_err(|_| LinkFault::Malformed(FrameKind::Receipt))?);
+            self.on_receipt(receipt.map_err(|_| LinkFault::Malformed(FrameKind::Receipt))?);
         } else if frame.kind == FrameKind::Pong.number()
             && let Some(token) = self.first_beat.take()
         {
@@ -113,9 +113,12 @@ impl LinkEvents for Events {
 }
 
 impl Events {
-    /// What the agent metered of a call. Nothing is settled by it yet.
-    fn on_receipt(&self, receipt: &Receipt) {
-        debug!(call.id = %receipt.call, agent.id = %self.link.agent, "the agent metered call {}", receipt.call);
+    /// What the agent metered of a call.
+    fn on_receipt(&self, receipt: Receipt) {
+        let call = receipt.call;
+        if !self.link.deliver(receipt) {
+            debug!(call.id = %call, agent.id = %self.link.agent, "nobody waits for the receipt of call {call}");
+        }
     }
 }
 

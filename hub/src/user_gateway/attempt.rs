@@ -5,6 +5,7 @@
 //! and after a head was accepted there is no other.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use http::HeaderValue;
 use http::StatusCode;
 use http::header;
 use http::request::Parts;
-use keyhaven_daemon::link::LinkStream;
 use keyhaven_daemon::link::OpenError;
 use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::assist::splice;
+use keyhaven_protocol::demand::Demand;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::BodyLength;
@@ -29,11 +31,14 @@ use keyhaven_protocol::provider::route::Candidate;
 use keyhaven_protocol::provider::route::Route;
 use keyhaven_protocol::provider::websocket::accepts;
 use keyhaven_protocol::provider::websocket::offer_of;
+use keyhaven_protocol::quote::BodyKnown;
 use metrics::counter;
 use tracing::debug;
 
 use super::UserGateway;
 use super::connection::Connection;
+use super::order::Order;
+use super::order::Wish;
 use super::placing::another_seat;
 use super::placing::endpoint_of;
 use super::placing::first_seat;
@@ -41,10 +46,14 @@ use super::refusal::Refusal;
 use super::request::RequestError;
 use super::response::Record;
 use super::silence::Silence;
+use super::tab::Attempt;
+use super::tab::Tab;
 use super::upload::Upload;
 use crate::agent_gateway::Seat;
 use crate::agent_gateway::SeatOutcome;
 use crate::dispatch;
+use crate::key_policy::Mode;
+use crate::key_policy::Payer;
 
 /// Seats that one call is tried on.
 const ATTEMPTS_MAX: usize = 3;
@@ -60,24 +69,31 @@ pub(super) struct Call<'a> {
     query: Option<&'a str>,
     headers: &'a HeaderMap,
     body: BodyLength,
+    payer: Arc<Payer>,
 }
 
-/// The vendor's head, and the stream that carries the rest.
+/// The vendor's head, and the attempt that carries the rest.
 pub(super) struct Answered {
     pub(super) head: ResponseHead,
-    pub(super) stream: LinkStream,
+    pub(super) attempt: Attempt,
     /// What is left of the request, if the vendor answered before its end.
     pub(super) upload: Option<Box<Upload>>,
+    /// The stream was asked for its usage in the consumer's name.
+    pub(super) is_assisted: bool,
 }
 
 /// What a call does until it is answered.
 pub(super) struct Attempts<'a> {
-    gateway: &'a UserGateway,
+    gateway: &'a Arc<UserGateway>,
     call: Call<'a>,
     record: &'a mut Record,
     /// None: the call has no body.
     upload: Option<Box<Upload>>,
+    /// The money for the next attempt; none while one has it, and for a call that costs nothing.
+    order: Option<Box<Order>>,
     tried: Vec<Seat>,
+    /// The stream was asked for its usage in the consumer's name.
+    is_assisted: bool,
     silence: Silence,
 }
 
@@ -97,21 +113,28 @@ enum NoHead {
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn new(id: CallId, route: &'a Route, head: &'a Parts, body: BodyLength, model: Option<String>) -> Self {
-        Self { id, route, model, query: head.uri.query(), headers: &head.headers, body }
+    pub(super) fn new(
+        id: CallId,
+        route: &'a Route,
+        head: &'a Parts,
+        body: BodyLength,
+        payer: Arc<Payer>,
+        model: Option<String>,
+    ) -> Self {
+        Self { id, route, model, query: head.uri.query(), headers: &head.headers, body, payer }
     }
 }
 
 impl<'a> Attempts<'a> {
     pub(super) fn new(
-        gateway: &'a UserGateway,
+        gateway: &'a Arc<UserGateway>,
         call: Call<'a>,
         upload: Option<Box<Upload>>,
         record: &'a mut Record,
         connection: &Connection,
     ) -> Self {
         let silence = Silence::new(gateway.head_patience(), connection.clone());
-        Self { gateway, call, record, upload, tried: Vec::new(), silence }
+        Self { gateway, call, record, upload, order: None, tried: Vec::new(), is_assisted: false, silence }
     }
 
     /// Tries until there is a head or a last word.
@@ -131,6 +154,7 @@ impl<'a> Attempts<'a> {
             Ok(seat) => seat,
             Err(refusal) => return Err(self.last_word(refusal)),
         };
+        self.order = self.place_order(&candidate, &seat).await.map_err(|refusal| self.last_word(refusal))?;
         let mut open = OpenHead {
             call: self.call.id,
             vendor_key: seat.vendor_key,
@@ -141,20 +165,21 @@ impl<'a> Attempts<'a> {
             terms: None,
             headers: request_to_tunnel(candidate.endpoint, self.call.headers),
         };
+        self.assist(&mut open).map_err(|refusal| self.last_word(refusal))?;
         let mut soonest: Option<Duration> = None;
         loop {
             open.vendor_key = seat.vendor_key;
-            let attempted = self.attempt(&seat, &open).await;
+            let attempted = self.attempt(&seat, &mut open).await;
             let link_is_up = seat.link.is_open();
             self.tried.push(seat);
             let (reason, refusal) = match attempted {
-                Ok((head, stream)) if !head.status.is_server_error() => return Ok(self.answered(head, stream)),
-                Ok((head, stream)) => {
+                Ok((head, attempt)) if !head.status.is_server_error() => return Ok(self.answered(head, attempt)),
+                Ok((head, attempt)) => {
                     let Some(next) = self.next_seat(&candidate, false).await else {
-                        return Ok(self.answered(head, stream));
+                        return Ok(self.answered(head, attempt));
                     };
-                    stream.abort(Abort::new(AbortReason::Finished));
-                    drop(stream);
+                    attempt.stream().abort(Abort::new(AbortReason::Finished));
+                    self.order = attempt.withdraw();
                     self.fail_over("vendor_5xx");
                     seat = next;
                     continue;
@@ -173,20 +198,29 @@ impl<'a> Attempts<'a> {
     }
 
     /// One attempt. When it fails its stream is over: nothing of it can reach the consumer.
-    async fn attempt(&mut self, seat: &Seat, open: &OpenHead) -> Result<(ResponseHead, LinkStream), Failed> {
+    async fn attempt(&mut self, seat: &Seat, open: &mut OpenHead) -> Result<(ResponseHead, Attempt), Failed> {
         let shape = self.call.route.shape;
         self.record.summary.attempts += 1;
         self.record.summary.agent = Some(seat.link.agent);
-        let stream = seat.link.handle.open(open).map_err(|error| match error {
-            OpenError::Refused(_) => Failed::Negative("open_refused", Refusal::new(shape, ErrorCode::HubBusy)),
-            OpenError::Head(_) => Failed::Final(Refusal::new(shape, ErrorCode::HeadTooLarge)),
-        })?;
-        let no_head = match self.await_head(&stream).await {
+        let tab = self.open_tab(seat, open)?;
+        let stream = match seat.link.handle.open(open) {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.order = tab.map(|tab| tab.withdraw());
+                return Err(match error {
+                    OpenError::Refused(_) => Failed::Negative("open_refused", Refusal::new(shape, ErrorCode::HubBusy)),
+                    OpenError::Head(_) => Failed::Final(Refusal::new(shape, ErrorCode::HeadTooLarge)),
+                });
+            }
+        };
+        let mut attempt = Attempt::new(stream, self.gateway.clone(), tab);
+        let no_head = match self.await_head(&mut attempt).await {
             Ok(head) => match ResponseHead::decode(head) {
                 Ok(head) if is_allowed(&head, open) => {
                     let failed = head.status.is_server_error();
                     self.note(seat, open, if failed { SeatOutcome::Failed } else { SeatOutcome::Served });
-                    return Ok((head, stream));
+                    attempt.head(&head);
+                    return Ok((head, attempt));
                 }
                 Ok(_) | Err(_) => NoHead::Aborted(Abort::new(AbortReason::Protocol)),
             },
@@ -200,25 +234,95 @@ impl<'a> Attempts<'a> {
         if let Some(outcome) = outcome {
             self.note(seat, open, outcome);
         }
-        stream.abort(Abort::new(AbortReason::Deadline));
         Err(match no_head {
             NoHead::Aborted(abort) if is_negative(abort.reason) => {
-                Failed::Negative(abort.reason.name(), Refusal::aborted(shape, &abort))
+                self.order = attempt.withdraw();
+                return Err(Failed::Negative(abort.reason.name(), Refusal::aborted(shape, &abort)));
             }
-            NoHead::Aborted(abort) => Failed::Final(Refusal::aborted(shape, &abort)),
-            NoHead::Request(error) => Failed::Final(error.refusal(shape)),
-            NoHead::TooLate => Failed::Final(Refusal::new(shape, ErrorCode::VendorTimeout)),
+            NoHead::Aborted(abort) => {
+                attempt.refused();
+                Failed::Final(Refusal::aborted(shape, &abort))
+            }
+            NoHead::Request(error) => {
+                attempt.abort(AbortReason::RequestBroken);
+                Failed::Final(error.refusal(shape))
+            }
+            NoHead::TooLate => {
+                attempt.abort(AbortReason::Deadline);
+                Failed::Final(Refusal::new(shape, ErrorCode::VendorTimeout))
+            }
         })
     }
 
+    /// Sets aside what the call may cost at most.
+    async fn place_order(&mut self, candidate: &Candidate, seat: &Seat) -> Result<Option<Box<Order>>, Refusal> {
+        let model = candidate.parameter.as_deref().or(self.call.model.as_deref()).unwrap_or_default();
+        let (demand, body) = match &self.upload {
+            Some(upload) => (upload.scan().demand(), upload.known(self.call.body)),
+            None => (Demand::NOTHING, BodyKnown::Whole),
+        };
+        let wish = Wish {
+            call: self.call.id,
+            began_unix_ms: self.record.summary.began_unix_ms,
+            payer: &self.call.payer,
+            shape: self.call.route.shape,
+            endpoint: candidate.endpoint,
+            model,
+            priced_as: seat.priced_as(model),
+            demand: &demand,
+            body,
+        };
+        let order = Order::place(self.gateway, wish).await?;
+        if let (Some(order), Some(upload), BodyKnown::Coming { .. }) = (&order, &mut self.upload, body) {
+            upload.stay_within(order.limit());
+        }
+        Ok(order)
+    }
+
+    /// Asks for the usage of a stream in the consumer's name, if it does not itself.
+    fn assist(&mut self, open: &mut OpenHead) -> Result<(), Refusal> {
+        let Some(upload) = self.upload.as_mut().filter(|upload| upload.is_complete() && self.order.is_some()) else {
+            return Ok(());
+        };
+        let Some(splice) = splice(upload.scan()) else { return Ok(()) };
+        if self.call.payer.policy.mode == Mode::Exact {
+            return Err(Refusal::new(self.call.route.shape, ErrorCode::UsageUnasked));
+        }
+        upload.change(&splice);
+        if let BodyLength::Known(length) = &mut open.body {
+            *length = splice.length_after(*length);
+        }
+        // What is compressed could not be taken out again.
+        open.headers.remove(header::ACCEPT_ENCODING);
+        self.is_assisted = true;
+        Ok(())
+    }
+
+    /// The bill of the attempt that is opened next, and the terms it is opened with.
+    fn open_tab(&mut self, seat: &Seat, open: &mut OpenHead) -> Result<Option<Box<Tab>>, Failed> {
+        let Some(order) = self.order.take() else {
+            open.terms = None;
+            return Ok(None);
+        };
+        let tier = self.gateway.prices.tier(seat.link.agent);
+        let unset = || Failed::Final(Refusal::new(self.call.route.shape, ErrorCode::PricesNotSet));
+        let tier = tier.ok_or_else(unset)?;
+        let attempt = u8::try_from(self.record.summary.attempts).unwrap_or(u8::MAX);
+        open.terms = Some(order.terms(attempt));
+        Ok(Some(Tab::open(order, seat, attempt, tier)))
+    }
+
     /// Passes the body on while waiting for the head; an answer may come before the last byte.
-    async fn await_head(&mut self, stream: &LinkStream) -> Result<Bytes, NoHead> {
+    async fn await_head(&mut self, attempt: &mut Attempt) -> Result<Bytes, NoHead> {
         let Self { upload, record, silence, .. } = self;
         silence.moved();
         let mut passed_on = upload.as_ref().map_or(0, |upload| upload.passed_on());
+        if upload.is_none() {
+            attempt.request_sent(Demand::NOTHING);
+        }
         poll_fn(|cx| {
             if let Some(upload) = upload.as_mut().filter(|upload| !upload.is_over()) {
-                let passed = upload.poll(stream, cx);
+                let passed = upload.poll(attempt.stream(), cx);
                 if upload.passed_on() != passed_on || passed.is_ready() {
                     passed_on = upload.passed_on();
                     silence.moved();
@@ -227,8 +331,11 @@ impl<'a> Attempts<'a> {
                 if let Poll::Ready(Err(error)) = passed {
                     return Poll::Ready(Err(NoHead::Request(error)));
                 }
+                if upload.was_sent() {
+                    attempt.request_sent(upload.scan().demand());
+                }
             }
-            if let Poll::Ready(head) = stream.poll_head(cx) {
+            if let Poll::Ready(head) = attempt.stream().poll_head(cx) {
                 return Poll::Ready(head.map_err(NoHead::Aborted));
             }
             silence.poll(cx).map(|()| Err(NoHead::TooLate))
@@ -259,12 +366,12 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn answered(self, head: ResponseHead, stream: LinkStream) -> Answered {
+    fn answered(self, head: ResponseHead, attempt: Attempt) -> Answered {
         let mut upload = self.upload.filter(|upload| !upload.is_over());
         if let Some(upload) = &mut upload {
             upload.settle();
         }
-        Answered { head, stream, upload }
+        Answered { head, attempt, upload, is_assisted: self.is_assisted }
     }
 
     /// An unfinished upload means that the consumer still sends: the connection ends.

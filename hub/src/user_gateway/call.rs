@@ -24,7 +24,6 @@ use hyper::upgrade::OnUpgrade;
 use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame::BodyLength;
-use keyhaven_protocol::frame::ResponseHead;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::provider::endpoint::BodyKind;
 use keyhaven_protocol::provider::endpoint::is_allowed_query;
@@ -59,6 +58,7 @@ use super::silence::Silence;
 use super::upload::Bounds;
 use super::upload::HoldError;
 use super::upload::Upload;
+use crate::consumer_api::PREFIX;
 
 /// The header that names the call in every answer.
 const CALL_ID: HeaderName = HeaderName::from_static("keyhaven-call-id");
@@ -70,6 +70,9 @@ impl UserGateway {
         request: Request<Incoming>,
         connection: OnCall,
     ) -> Response<AnswerBody> {
+        if request.uri().path().starts_with(PREFIX) {
+            return self.about_calls(request, &connection).await;
+        }
         let began_unix_ms = unix_ms_now();
         let call = self.ids.next(began_unix_ms);
         let mut record = Record::new(self.clone(), summary(call, began_unix_ms, &request));
@@ -79,11 +82,9 @@ impl UserGateway {
         let mut response = match self.serve_call(call, head, &mut body, &connection, &mut record).await {
             Ok(Answer::Ours(body)) => ours(body, record),
             Ok(Answer::Unheard(refusal)) => refusal.into_response(call),
-            Ok(Answer::Relayed(Answered { head, stream, upload })) => {
-                self.relay(head, Relayed::new(stream, upload, connection, self.idle(), record))
-            }
-            Ok(Answer::Switched(Answered { head, stream, upload: _ }, consumer, scan)) => {
-                self.switch(&head, stream, Switched { consumer, scan, connection }, record)
+            Ok(Answer::Relayed(answered)) => self.relay(answered, connection, record),
+            Ok(Answer::Switched(Answered { head, attempt, .. }, consumer, scan)) => {
+                self.switch(&head, attempt, Switched { consumer, scan, connection }, record)
             }
             Err(refusal) => {
                 // A body that nobody reads ends the connection; a consumer that was not told so
@@ -111,8 +112,18 @@ impl UserGateway {
         response
     }
 
+    /// What a consumer asks about its calls; no call itself.
+    async fn about_calls(&self, request: Request<Incoming>, connection: &Connection) -> Response<AnswerBody> {
+        let (head, body) = request.into_parts();
+        let mut response = self.consumer_api.answer(&head, connection.peer()).await.map(AnswerBody::ours);
+        if !body.is_end_stream() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
     async fn serve_call(
-        &self,
+        self: &Arc<Self>,
         call: CallId,
         mut head: http::request::Parts,
         body: &mut Option<Incoming>,
@@ -127,9 +138,9 @@ impl UserGateway {
         self.check_head(&head, shape)?;
         let key =
             credential(&head.headers).map_err(|error| Refusal::with_message(shape, error.code(), error.to_string()))?;
-        if self.directory.authenticate(key).await.is_none() {
-            return Err(Refusal::new(shape, ErrorCode::ApiKeyUnknown));
-        }
+        let payer = self.directory.authenticate(key).await;
+        let payer = payer.ok_or_else(|| Refusal::new(shape, ErrorCode::ApiKeyUnknown))?;
+        payer.may_call(record.summary.began_unix_ms, connection.peer()).map_err(|code| Refusal::new(shape, code))?;
         if self.tasks.draining().is_cancelled() {
             return Err(Refusal::new(shape, ErrorCode::HubDraining).closing());
         }
@@ -145,7 +156,7 @@ impl UserGateway {
             let consumer = consumer.ok_or_else(|| Refusal::new(shape, ErrorCode::UpgradeExpected).closing())?;
             let model = model_of_query(first.endpoint, head.uri.query());
             record.summary.model = model.map_err(|error| refused(error.code(), error.to_string()))?;
-            let call = Call::new(call, &route, &head, BodyLength::Upgrade, record.summary.model.clone());
+            let call = Call::new(call, &route, &head, BodyLength::Upgrade, payer, record.summary.model.clone());
             let answered = Attempts::new(self, call, None, record, connection).run().await?;
             if answered.head.status != StatusCode::SWITCHING_PROTOCOLS {
                 return Ok(Answer::Relayed(answered));
@@ -160,7 +171,7 @@ impl UserGateway {
         let upload = self.hold(incoming, scan, connection, shape).await?;
         record.summary.model = upload.scan().model().map(str::to_owned);
         record.summary.request_bytes = upload.bytes();
-        let call = Call::new(call, &route, &head, length, record.summary.model.clone());
+        let call = Call::new(call, &route, &head, length, payer, record.summary.model.clone());
         let is_complete = upload.is_complete();
         let attempts = Attempts::new(self, call, Some(upload), record, connection).run();
         if is_complete {
@@ -220,7 +231,12 @@ impl UserGateway {
         })
     }
 
-    fn relay(&self, head: ResponseHead, mut relayed: Relayed) -> Response<AnswerBody> {
+    fn relay(&self, answered: Answered, connection: OnCall, record: Record) -> Response<AnswerBody> {
+        let Answered { head, attempt, upload, is_assisted } = answered;
+        let mut relayed = Relayed::new(attempt, upload, connection, self.idle(), record);
+        if is_assisted {
+            relayed.assist(&head);
+        }
         relayed.begin(&head);
         let mut response = Response::new(AnswerBody::Relayed(Box::new(relayed)));
         *response.status_mut() = head.status;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: the connection's place is free only when the last of them is done with it.
 
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -37,23 +38,30 @@ struct Shared {
     waker: AtomicWaker,
     is_tunnel: AtomicBool,
     departure: Departure,
+    peer: IpAddr,
     /// The timer that is lent to whoever waits.
     timer: Mutex<Option<Timer>>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    pub(super) fn new(place: OwnedSemaphorePermit, departure: Departure) -> Self {
+    pub(super) fn new(place: OwnedSemaphorePermit, departure: Departure, peer: IpAddr) -> Self {
         let shared = Shared {
             calls: AtomicUsize::new(0),
             flushes: AtomicU64::new(0),
             waker: AtomicWaker::new(),
             is_tunnel: AtomicBool::new(false),
             departure,
+            peer,
             timer: Mutex::new(None),
             _place: place,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Where it comes from.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.shared.peer
     }
 
     /// A call begins on it.

@@ -107,11 +107,11 @@ async fn accept_loop(gateway: Arc<UserGateway>, listener: TcpListener, tls: Opti
             next = next => next,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // The semaphore is never closed.
                 let Ok(place) = place else { return };
                 let stream = WatchedStream::new(stream);
-                let connection = Connection::new(place, stream.departure());
+                let connection = Connection::new(place, stream.departure(), peer.ip());
                 gateway.tasks.spawn("consumer", serve(gateway.clone(), stream, tls.clone(), connection));
             }
             Err(error) => {

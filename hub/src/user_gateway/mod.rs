@@ -13,6 +13,7 @@ mod linger;
 mod listen;
 mod meters;
 mod models;
+mod order;
 mod placing;
 mod realtime;
 mod refusal;
@@ -20,6 +21,7 @@ mod repoll;
 mod request;
 mod response;
 mod silence;
+mod tab;
 mod upload;
 mod waiting;
 mod watched_stream;
@@ -38,7 +40,10 @@ use tokio::sync::broadcast;
 
 use crate::agent_gateway::Roster;
 use crate::config::Config;
+use crate::consumer_api::ConsumerApi;
 use crate::directory::Directory;
+use crate::pricing::board::Prices;
+use crate::settlement::Books;
 
 pub use listen::ConsumerTls;
 
@@ -106,6 +111,9 @@ pub struct UserGateway {
     config: Config,
     directory: Directory,
     roster: Roster,
+    prices: Prices,
+    books: Books,
+    consumer_api: ConsumerApi,
     held: HeldBytes,
     waiting: WaitingRoom,
     /// One for each consumer's connection.
@@ -123,9 +131,12 @@ impl UserGateway {
         config: Config,
         directory: Directory,
         roster: Roster,
+        prices: Prices,
+        books: Books,
         calls: broadcast::Sender<CallSummary>,
         tasks: Tasks,
     ) -> Arc<Self> {
+        let consumer_api = ConsumerApi::new(directory.clone(), books.clone(), prices.clone());
         let held = HeldBytes::new(config.consumer.held_body_bytes_max);
         let places = Arc::new(Semaphore::new(config.consumer.connections_max as usize));
         let waiting = WaitingRoom::new(config.calls.agent_waits_max, config.calls.agent_wait());
@@ -133,6 +144,9 @@ impl UserGateway {
             config,
             directory,
             roster,
+            prices,
+            books,
+            consumer_api,
             held,
             waiting,
             places,

@@ -107,7 +107,9 @@ fn resolve(gateway: &UserGateway, call: &Call<'_>) -> Result<Candidate, Unplaced
 fn choose(gateway: &UserGateway, call: &Call<'_>, candidate: &Candidate, tried: &[Seat]) -> Option<Seat> {
     let model = candidate.parameter.as_deref().or(call.model.as_deref());
     let resource = call.route.azure_resource.as_deref();
-    let wanted = Wanted { provider: candidate.endpoint.provider(), resource, model, priced_as: None, tried };
+    // Once it is sold, it stays with the model that it was sold as.
+    let priced_as = tried.first().zip(model).map(|(first, model)| first.priced_as(model));
+    let wanted = Wanted { provider: candidate.endpoint.provider(), resource, model, priced_as, tried };
     let seat = dispatch::choose(&gateway.roster, wanted)?;
     // A seat that lists other models would answer that this one does not exist, which is
     // worse than what the seat that lists it said.

@@ -24,13 +24,12 @@ use hyper::rt::ReadBuf;
 use hyper::rt::Write;
 use hyper::upgrade::OnUpgrade;
 use hyper::upgrade::Upgraded;
-use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::ResponseHead;
 use keyhaven_protocol::link::Incoming;
+use keyhaven_protocol::metering::Ending;
 use keyhaven_protocol::provider::headers::response_to_consumer;
-use keyhaven_protocol::request_scan::ScanError;
 use keyhaven_protocol::request_scan::SessionScan;
 use keyhaven_protocol::websocket::CONTROL_BYTES_MAX;
 use keyhaven_protocol::websocket::Role;
@@ -43,6 +42,7 @@ use super::UserGateway;
 use super::body::AnswerBody;
 use super::connection::OnCall;
 use super::response::Record;
+use super::tab::Attempt;
 
 /// Silence after one side has ended: what the other one still has to say comes at once.
 const HALF_CLOSED_SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -53,6 +53,9 @@ const PIECE_BYTES: usize = 16 * 1024;
 
 /// Pieces one way before everybody else gets a turn.
 const PIECES_PER_TURN: usize = 16;
+
+/// Why a session ends that may cost no more.
+const USED_UP: &str = "what was set aside for this session is used up: open another one";
 
 /// A consumer's connection that becomes a WebSocket, and the judge of what it will say.
 pub(super) struct Switched {
@@ -66,7 +69,7 @@ impl UserGateway {
     pub(super) fn switch(
         self: &Arc<Self>,
         head: &ResponseHead,
-        stream: LinkStream,
+        attempt: Attempt,
         switched: Switched,
         mut record: Record,
     ) -> Response<AnswerBody> {
@@ -79,20 +82,20 @@ impl UserGateway {
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         *response.headers_mut() = headers;
         switched.connection.becomes_a_tunnel();
-        self.tasks.spawn("realtime", carry(self.clone(), switched, stream, record));
+        self.tasks.spawn("realtime", carry(self.clone(), switched, attempt, record));
         response
     }
 }
 
 /// Carries bytes until both sides have ended or one breaks. The connection's place is held
 /// until then.
-async fn carry(gateway: Arc<UserGateway>, switched: Switched, stream: LinkStream, mut record: Record) {
+async fn carry(gateway: Arc<UserGateway>, switched: Switched, mut attempt: Attempt, mut record: Record) {
     let Switched { consumer, scan, connection: _connection } = switched;
     let switched = tokio::time::timeout(gateway.config.consumer.request_idle_timeout(), consumer);
     let ended = match switched.await {
         Ok(Ok(consumer)) => {
             let idle = gateway.config.calls.realtime_idle_timeout();
-            let mut session = Session::new(consumer, scan, stream.clone(), idle);
+            let mut session = Session::new(consumer, scan, &mut attempt, idle);
             let stopping = gateway.tasks.stopping();
             let ended = tokio::select! {
                 biased;
@@ -106,10 +109,19 @@ async fn carry(gateway: Arc<UserGateway>, switched: Switched, stream: LinkStream
         Ok(Err(_)) | Err(_) => Err(Broken::Here(AbortReason::ConsumerGone)),
     };
     match ended {
-        Ok(()) => record.summary.outcome = Outcome::Served,
-        Err(Broken::Here(reason)) => stream.abort(Abort::new(reason)),
-        Err(Broken::There(reason)) => record.aborted_for = Some(reason),
-        Err(Broken::Refused) => record.summary.outcome = Outcome::Refused,
+        Ok(()) => {
+            record.summary.outcome = Outcome::Served;
+            attempt.end(Ending::Complete);
+        }
+        Err(Broken::Here(reason)) => attempt.abort(reason),
+        Err(Broken::There(reason)) => {
+            record.aborted_for = Some(reason);
+            attempt.end(Ending::Broke);
+        }
+        Err(Broken::Refused) => {
+            record.summary.outcome = Outcome::Refused;
+            attempt.abort(AbortReason::RequestBroken);
+        }
     }
 }
 
@@ -124,9 +136,9 @@ enum Broken {
 }
 
 /// Both directions of one WebSocket.
-struct Session {
+struct Session<'a> {
     consumer: Upgraded,
-    stream: LinkStream,
+    attempt: &'a mut Attempt,
     /// The judge of what the consumer says.
     scan: SessionScan,
     /// Where the vendor is in its frames: between two of them, one of ours may go.
@@ -151,12 +163,12 @@ enum Direction {
     Ended,
 }
 
-impl Session {
-    fn new(consumer: Upgraded, scan: SessionScan, stream: LinkStream, idle: Duration) -> Self {
+impl<'a> Session<'a> {
+    fn new(consumer: Upgraded, scan: SessionScan, attempt: &'a mut Attempt, idle: Duration) -> Self {
         let moved_at = Instant::now();
         Self {
             consumer,
-            stream,
+            attempt,
             scan,
             vendor: Some(MessageScan::new(Role::Server)),
             refused: false,
@@ -192,7 +204,7 @@ impl Session {
             self.end(|session| &mut session.downstream);
         }
         let ended = self.upstream == Direction::Ended && self.downstream == Direction::Ended;
-        if ended && self.stream.poll_sent_all(cx).is_ready() {
+        if ended && self.attempt.stream().poll_sent_all(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
         self.poll_silence(cx).map(|()| Err(Broken::Here(AbortReason::VendorTimeout)))
@@ -202,7 +214,7 @@ impl Session {
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut piece = [MaybeUninit::uninit(); PIECE_BYTES];
         for _ in 0..PIECES_PER_TURN {
-            if ready!(self.stream.poll_capacity(cx)).is_err() {
+            if ready!(self.attempt.stream().poll_capacity(cx)).is_err() {
                 // The other direction says what happened.
                 return Poll::Ready(Ok(()));
             }
@@ -211,14 +223,14 @@ impl Session {
             let read = read.filled();
             if read.is_empty() {
                 // If the stream is over, the other direction says so too.
-                let _ = self.stream.finish(Bytes::new());
+                let _ = self.attempt.stream().finish(Bytes::new());
                 return Poll::Ready(Ok(()));
             }
             if let Err(refused) = self.scan.feed(read) {
-                self.refuse(&refused);
+                self.refuse(&refused.to_string());
                 return Poll::Ready(Ok(()));
             }
-            let _ = self.stream.send_data(Bytes::copy_from_slice(read));
+            let _ = self.attempt.stream().send_data(Bytes::copy_from_slice(read));
             self.from_consumer_bytes += read.len() as u64;
             self.moved_at = Instant::now();
         }
@@ -231,11 +243,16 @@ impl Session {
         let gone = |_: io::Error| Broken::Here(AbortReason::ConsumerGone);
         for _ in 0..PIECES_PER_TURN {
             ready!(self.poll_write_piece(cx)).map_err(gone)?;
+            if self.attempt.is_used_up() {
+                self.refuse(USED_UP);
+                return self.poll_refused(cx);
+            }
             if self.downstream == Direction::Ending {
                 return Pin::new(&mut self.consumer).poll_shutdown(cx).map_err(gone);
             }
-            match self.stream.poll_data(cx) {
+            match self.attempt.stream().poll_data(cx) {
                 Poll::Ready(Incoming::Data(data)) => {
+                    self.attempt.feed(&data);
                     self.vendor.take_if(|vendor| vendor.feed(&data, &mut |_| {}).is_err());
                     self.piece = data;
                 }
@@ -256,11 +273,11 @@ impl Session {
 
     /// The vendor hears no more of this session; the consumer is told why, if the last frame
     /// it was sent is whole.
-    fn refuse(&mut self, why: &ScanError) {
+    fn refuse(&mut self, why: &str) {
         self.refused = true;
-        self.stream.abort(Abort::with_detail(AbortReason::RequestBroken, why.to_string()));
+        self.attempt.stream().abort(Abort::with_detail(AbortReason::RequestBroken, why));
         if self.piece.is_empty() && self.vendor.as_ref().is_some_and(MessageScan::is_between_frames) {
-            self.piece = close_frame(&why.to_string());
+            self.piece = close_frame(why);
         }
     }
 

@@ -10,11 +10,14 @@ use bytes::Bytes;
 use http_body::Body;
 use hyper::body::Incoming;
 use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::assist::splice;
 use keyhaven_protocol::provider::endpoint::Endpoint;
 use keyhaven_protocol::provider::native_error::ErrorShape;
 use keyhaven_protocol::request_scan::RequestScan;
 use keyhaven_protocol::request_scan::ScanError;
 
+use super::order::Limit;
+use super::order::OverHold;
 use super::refusal::Refusal;
 use super::silence::Silence;
 
@@ -29,6 +32,11 @@ pub(super) enum RequestError {
     TooLarge,
     #[error(transparent)]
     Scan(#[from] ScanError),
+    /// Its begin had left before that was known.
+    #[error("a stream with so long a body has to state `stream_options.include_usage` itself: set it to true")]
+    UsageUnasked,
+    #[error(transparent)]
+    OverHold(#[from] OverHold),
 }
 
 impl RequestError {
@@ -38,6 +46,8 @@ impl RequestError {
             Self::TooSlow => Refusal::new(shape, ErrorCode::RequestTimeout),
             Self::TooLarge => Refusal::new(shape, ErrorCode::RequestTooLarge),
             Self::Scan(error) => Refusal::scan(shape, error),
+            Self::UsageUnasked => Refusal::with_message(shape, ErrorCode::UsageUnasked, self.to_string()),
+            Self::OverHold(error) => Refusal::with_message(shape, ErrorCode::FieldRefused, error.to_string()),
         };
         refusal.closing()
     }
@@ -50,11 +60,13 @@ pub(super) struct RequestBody {
     bytes: u64,
     bytes_max: u64,
     silence: Silence,
+    /// What the whole may cost, where it was sold before all of it had come.
+    limit: Option<Limit>,
 }
 
 impl RequestBody {
     pub(super) fn new(incoming: Incoming, scan: RequestScan, bytes_max: u64, silence: Silence) -> Self {
-        Self { incoming, scan, bytes: 0, bytes_max, silence }
+        Self { incoming, scan, bytes: 0, bytes_max, silence, limit: None }
     }
 
     /// Holds the body to the one endpoint that is meant.
@@ -63,6 +75,11 @@ impl RequestBody {
     /// When what was read already is refused there.
     pub(super) fn agree(&mut self, endpoint: Endpoint) -> Result<(), RequestError> {
         Ok(self.scan.agree(endpoint)?)
+    }
+
+    /// What is still to come must fit into what was set aside.
+    pub(super) fn stay_within(&mut self, limit: Limit) {
+        self.limit = Some(limit);
     }
 
     /// What the scan has seen so far.
@@ -85,6 +102,12 @@ impl RequestBody {
             self.silence.moved();
             let Some(frame) = frame else {
                 self.scan.finish()?;
+                if let Some(limit) = &self.limit {
+                    limit.holds(&self.scan.demand())?;
+                    if splice(&self.scan).is_some() {
+                        return Poll::Ready(Err(RequestError::UsageUnasked));
+                    }
+                }
                 return Poll::Ready(Ok(None));
             };
             let Ok(frame) = frame else {

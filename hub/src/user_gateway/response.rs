@@ -12,12 +12,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::StatusCode;
+use http::header;
 use http_body::Frame;
-use keyhaven_daemon::link::LinkStream;
+use keyhaven_protocol::assist::AssistFilter;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::ResponseHead;
 use keyhaven_protocol::link::Incoming;
+use keyhaven_protocol::metering::Ending;
+use keyhaven_protocol::usage::Shape;
 use metrics::counter;
 use tokio::time::Instant;
 use tracing::info;
@@ -28,6 +31,7 @@ use super::UserGateway;
 use super::connection::OnCall;
 use super::meters::name;
 use super::silence::Silence;
+use super::tab::Attempt;
 use super::upload::Upload;
 
 /// The response broke off; the consumer's connection is cut so that it shows.
@@ -41,7 +45,7 @@ const UNFLUSHED_BYTES_MAX: u64 = 16 * 1024;
 
 /// A response being relayed, together with what is left of the request.
 pub(super) struct Relayed {
-    stream: LinkStream,
+    attempt: Attempt,
     upload: Option<Box<Upload>>,
     connection: OnCall,
     /// The agent watches the vendor's; this watches the agent's, and at the end the consumer's.
@@ -53,6 +57,8 @@ pub(super) struct Relayed {
     flushes: u64,
     /// Bytes still to come of a declared length.
     left: Option<u64>,
+    /// Takes out of the stream what was asked for in the consumer's name.
+    assist: Option<AssistFilter>,
 }
 
 /// How far the response is.
@@ -65,7 +71,7 @@ enum Phase {
 
 impl Relayed {
     pub(super) fn new(
-        stream: LinkStream,
+        attempt: Attempt,
         upload: Option<Box<Upload>>,
         connection: OnCall,
         idle: Duration,
@@ -73,7 +79,27 @@ impl Relayed {
     ) -> Self {
         let silence = Silence::new(idle, connection.clone());
         let (phase, flushes) = (Phase::Flowing, connection.flushes());
-        Self { stream, upload, connection, silence, record, phase, unflushed_bytes: 0, flushes, left: None }
+        Self {
+            attempt,
+            upload,
+            connection,
+            silence,
+            record,
+            phase,
+            unflushed_bytes: 0,
+            flushes,
+            left: None,
+            assist: None,
+        }
+    }
+
+    /// The stream was asked for its usage: the consumer gets what it would have been unasked.
+    /// An answer that is no stream, such as an error, is the same either way.
+    pub(super) fn assist(&mut self, head: &ResponseHead) {
+        let is_stream =
+            head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| Shape::of(kind.as_bytes()) == Shape::Events);
+        let is_plain = !head.headers.contains_key(header::CONTENT_ENCODING);
+        self.assist = (is_stream && is_plain).then(AssistFilter::new);
     }
 
     /// The head goes out now.
@@ -112,6 +138,11 @@ impl Relayed {
                     ready!(self.poll_room(cx));
                     match ready!(self.poll_incoming(cx)) {
                         Incoming::Data(data) => {
+                            self.attempt.feed(&data);
+                            let data = self.assisted(data);
+                            if data.is_empty() {
+                                continue;
+                            }
                             self.count(data.len() as u64);
                             self.unflushed_bytes += data.len() as u64;
                             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -120,18 +151,42 @@ impl Relayed {
                             // Trailers are not relayed: no vendor's API has any.
                             self.phase = Phase::Over;
                             self.record.summary.outcome = Outcome::Served;
+                            self.attempt.end(Ending::Complete);
+                            if let Some(rest) = self.held_back() {
+                                return Poll::Ready(Some(Ok(rest)));
+                            }
                             return Poll::Ready(None);
                         }
                         Incoming::Aborted(abort) => {
                             self.record.summary.outcome = Outcome::Aborted;
                             self.record.aborted_for = Some(abort.reason);
+                            self.attempt.end(Ending::Broke);
                             self.phase = Phase::Breaking(abort.reason, self.connection.flushes());
+                            if let Some(rest) = self.held_back() {
+                                return Poll::Ready(Some(Ok(rest)));
+                            }
                         }
                         Incoming::Pending => return Poll::Pending,
                     }
                 }
             }
         }
+    }
+
+    /// What of these bytes goes on to the consumer.
+    fn assisted(&mut self, data: Bytes) -> Bytes {
+        let Some(assist) = &mut self.assist else { return data };
+        let mut out = Vec::with_capacity(data.len());
+        assist.feed(&data, &mut out);
+        out.into()
+    }
+
+    /// What was not known to go on until the end.
+    fn held_back(&mut self) -> Option<Frame<Bytes>> {
+        let mut rest = Vec::new();
+        self.assist.take()?.finish(&mut rest);
+        self.count(rest.len() as u64);
+        (!rest.is_empty()).then(|| Frame::data(rest.into()))
     }
 
     /// Waits until the connection has passed on most of what it was given.
@@ -147,13 +202,13 @@ impl Relayed {
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        if let Poll::Ready(incoming) = self.stream.poll_data(cx) {
+        if let Poll::Ready(incoming) = self.attempt.stream().poll_data(cx) {
             self.silence.moved();
             return Poll::Ready(incoming);
         }
         ready!(self.silence.poll(cx));
         let abort = Abort::new(AbortReason::VendorTimeout);
-        self.stream.abort(abort.clone());
+        self.attempt.abort(abort.reason);
         Poll::Ready(Incoming::Aborted(abort))
     }
 
@@ -161,9 +216,12 @@ impl Relayed {
     /// that `Upload` sent comes back as the stream's end.
     fn poll_upload(&mut self, cx: &mut Context<'_>) {
         if let Some(upload) = &mut self.upload
-            && upload.poll(&self.stream, cx).is_ready()
+            && upload.poll(self.attempt.stream(), cx).is_ready()
         {
             self.record.summary.request_bytes = upload.bytes();
+            if upload.was_sent() {
+                self.attempt.request_sent(upload.scan().demand());
+            }
             self.upload = None;
         }
     }
@@ -173,13 +231,13 @@ impl Drop for Relayed {
     fn drop(&mut self) {
         if self.left == Some(0) {
             // All of it was delivered: if the END has not come yet, nobody has left.
-            self.stream.abort(Abort::new(AbortReason::Finished));
+            self.attempt.delivered();
         }
     }
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// What is known of a call; told to those who watch when it is dropped.

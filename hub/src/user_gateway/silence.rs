@@ -107,6 +107,10 @@ mod tests {
     }
 
     async fn connection() -> Connection {
-        Connection::new(Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap(), Departure::default())
+        Connection::new(
+            Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap(),
+            Departure::default(),
+            std::net::Ipv4Addr::LOCALHOST.into(),
+        )
     }
 }

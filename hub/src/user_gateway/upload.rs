@@ -13,12 +13,16 @@ use std::task::ready;
 use bytes::Bytes;
 use bytes::BytesMut;
 use keyhaven_daemon::link::LinkStream;
+use keyhaven_protocol::assist::Splice;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
+use keyhaven_protocol::frame::BodyLength;
 use keyhaven_protocol::provider::endpoint::Endpoint;
+use keyhaven_protocol::quote::BodyKnown;
 use keyhaven_protocol::request_scan::RequestScan;
 
 use super::held::HeldShare;
+use super::order::Limit;
 use super::request::RequestBody;
 use super::request::RequestError;
 
@@ -27,10 +31,6 @@ const GATHER_BELOW_BYTES: usize = 16 * 1024;
 
 /// What is read ahead of the dispatch once the model is known.
 const READ_AHEAD_BYTES_MAX: u64 = 64 * 1024;
-
-/// Pieces of one body that are kept for another attempt; tiny ones would cost far more than
-/// they hold.
-const REPLAYED_PIECES_MAX: usize = 1024;
 
 /// Why a body is not held any longer.
 #[derive(Debug)]
@@ -71,8 +71,8 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// Reads until the scan has seen the model or the body ends, and then what is there
-    /// already, so that a small request leaves in one message.
+    /// Reads all of the body, since only then it is known what it may cost, or as much of it as
+    /// is kept for another attempt; and of a longer one until the scan has seen the model.
     pub(super) async fn hold(body: RequestBody, share: HeldShare, bounds: Bounds) -> Result<Box<Self>, HoldError> {
         let mut upload = Box::new(Self {
             body,
@@ -87,7 +87,8 @@ impl Upload {
             passed_on: 0,
         });
         loop {
-            let waits = upload.body.scan().model().is_none();
+            let is_short = upload.body.bytes() < bounds.replayed_bytes_max && upload.share.grow_for_copies(0);
+            let waits = upload.body.scan().model().is_none() || is_short;
             let piece = poll_fn(|cx| match upload.body.poll_piece(cx) {
                 Poll::Ready(piece) => Poll::Ready(Some(piece)),
                 Poll::Pending if waits => Poll::Pending,
@@ -106,7 +107,8 @@ impl Upload {
             }
         }
         upload.gather();
-        upload.replayable = upload.body.bytes() <= bounds.replayed_bytes_max && upload.share.grow_for_copies(0);
+        let fits = upload.body.bytes() <= bounds.replayed_bytes_max && upload.share.grow_for_copies(0);
+        upload.replayable = upload.complete && fits;
         Ok(upload)
     }
 
@@ -138,12 +140,47 @@ impl Upload {
         self.complete
     }
 
+    /// How much of it is known.
+    pub(super) fn known(&self, length: BodyLength) -> BodyKnown {
+        match length {
+            _ if self.complete => BodyKnown::Whole,
+            BodyLength::Known(declared) => BodyKnown::Coming { declared: Some(declared) },
+            BodyLength::None | BodyLength::Chunked | BodyLength::Upgrade => BodyKnown::Coming { declared: None },
+        }
+    }
+
+    /// What is still to come must fit into what was set aside.
+    pub(super) fn stay_within(&mut self, limit: Limit) {
+        self.body.stay_within(limit);
+    }
+
+    /// Changes a body that is here in full.
+    pub(super) fn change(&mut self, splice: &Splice) {
+        debug_assert!(self.complete, "what has left cannot be changed");
+        let mut offset = 0;
+        for piece in &mut self.pieces {
+            let (before, is_here, after) = splice.of_piece(offset, piece.len());
+            offset += piece.len() as u64;
+            if is_here || before.len() + after.len() < piece.len() {
+                let insert = if is_here { splice.insert } else { b"" };
+                let (before, after) = (piece.get(before).unwrap_or_default(), piece.get(after).unwrap_or_default());
+                *piece = [before, insert, after].concat().into();
+            }
+        }
+    }
+
+    /// Whether the stream of this attempt was given all of it.
+    pub(super) fn was_sent(&self) -> bool {
+        let kept = if self.replayable { self.given } else { 0 };
+        self.complete && self.over && self.pieces.len() == kept
+    }
+
     /// Whether nothing more will be handed to the stream of this attempt.
     pub(super) fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Whether another attempt could be given the whole body.
+    /// Whether another attempt could be given the whole body: it is here, and short enough.
     pub(super) fn is_replayable(&self) -> bool {
         self.replayable
     }
@@ -196,7 +233,7 @@ impl Upload {
                 return Poll::Ready(Ok(()));
             }
             match ready!(self.body.poll_piece(cx))? {
-                Some(piece) => self.keep(piece),
+                Some(piece) => self.pieces.push_back(piece),
                 None => self.complete = true,
             }
         }
@@ -213,16 +250,6 @@ impl Upload {
         let piece = self.pieces.pop_front().unwrap_or_default();
         self.share.shrink(piece.len() as u64);
         piece
-    }
-
-    fn keep(&mut self, piece: Bytes) {
-        if self.replayable {
-            let fits = self.body.bytes() <= self.bounds.replayed_bytes_max && self.pieces.len() < REPLAYED_PIECES_MAX;
-            if !(fits && self.share.grow_for_copies(piece.len() as u64)) {
-                self.settle();
-            }
-        }
-        self.pieces.push_back(piece);
     }
 
     fn hold_back(&mut self, piece: Bytes) -> Result<(), HoldError> {

@@ -68,6 +68,9 @@ const STATUSES: &[(ErrorCode, StatusCode)] = &[
     (ErrorCode::AddressNotAllowed, StatusCode::FORBIDDEN),
     (ErrorCode::ModelNotAllowed, StatusCode::FORBIDDEN),
     (ErrorCode::BooksUnavailable, StatusCode::SERVICE_UNAVAILABLE),
+    (ErrorCode::PricesNotSet, StatusCode::SERVICE_UNAVAILABLE),
+    (ErrorCode::ModelNotPriced, StatusCode::NOT_FOUND),
+    (ErrorCode::UsageUnasked, StatusCode::BAD_REQUEST),
     (ErrorCode::CallUnknown, StatusCode::NOT_FOUND),
     (ErrorCode::CallUnfinished, StatusCode::TOO_EARLY),
 ];
@@ -130,7 +133,8 @@ pub fn native_error(
             serde_json::to_vec(&OpenAiError { error })
         }
         ErrorShape::Azure => {
-            let error = AzureDetail { code: status.as_str(), message: &message };
+            let code = if is_about_the_model(code) { "DeploymentNotFound" } else { status.as_str() };
+            let error = AzureDetail { code, message: &message };
             serde_json::to_vec(&AzureError { error })
         }
         ErrorShape::Anthropic => {
@@ -150,8 +154,12 @@ fn native_code(shape: ErrorShape, code: ErrorCode) -> Option<&'static str> {
     if code == ErrorCode::ApiKeyMissing || code == ErrorCode::ApiKeyUnknown {
         return Some(if deepseek { "invalid_request_error" } else { "invalid_api_key" });
     }
-    let named = [(ErrorCode::OwnerRateLimited, "rate_limit_exceeded"), (ErrorCode::ModelUnknown, "model_not_found")];
-    named.into_iter().find(|(named, _)| *named == code && !deepseek).map(|(_, word)| word)
+    match (is_about_the_model(code), code == ErrorCode::OwnerRateLimited, deepseek) {
+        (true, _, true) => Some("invalid_request_error"),
+        (true, _, false) => Some("model_not_found"),
+        (false, true, false) => Some("rate_limit_exceeded"),
+        (false, _, _) => None,
+    }
 }
 
 /// The headers that go with [`native_error`].
@@ -196,10 +204,12 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
     row.map_or(StatusCode::INTERNAL_SERVER_ERROR, |(_, status)| *status)
 }
 
-/// The same in the vendor's way: where money is short, OpenAI and Azure do not answer 402.
+/// The same in the vendor's way: where money is short, OpenAI and Azure do not answer 402, and
+/// DeepSeek does not answer 404 where a call names a model that it does not know.
 pub fn status_in(shape: ErrorShape, code: ErrorCode) -> StatusCode {
     match shape {
         ErrorShape::OpenAi | ErrorShape::Azure if is_about_money(code) => StatusCode::TOO_MANY_REQUESTS,
+        ErrorShape::DeepSeek if code == ErrorCode::ModelNotPriced => StatusCode::BAD_REQUEST,
         ErrorShape::OpenAi | ErrorShape::Azure | ErrorShape::Anthropic | ErrorShape::DeepSeek => status_of(code),
     }
 }
@@ -212,6 +222,11 @@ fn is_about_money(code: ErrorCode) -> bool {
     let codes =
         [ErrorCode::BalanceTooLow, ErrorCode::BudgetDaySpent, ErrorCode::BudgetMonthSpent, ErrorCode::BudgetTotalSpent];
     codes.contains(&code)
+}
+
+/// Whether nobody here has, or sells, the model.
+fn is_about_the_model(code: ErrorCode) -> bool {
+    [ErrorCode::ModelUnknown, ErrorCode::ModelNotPriced].contains(&code)
 }
 
 /// Whether an SDK should send the same request again by itself.
@@ -316,6 +331,10 @@ mod tests {
         assert_eq!(code_of(ErrorShape::OpenAi, ErrorCode::ApiKeyUnknown), "invalid_api_key");
         assert_eq!(code_of(ErrorShape::OpenAi, ErrorCode::OwnerRateLimited), "rate_limit_exceeded");
         assert_eq!(code_of(ErrorShape::OpenAi, ErrorCode::ModelUnknown), "model_not_found");
+        assert_eq!(code_of(ErrorShape::OpenAi, ErrorCode::ModelNotPriced), "model_not_found");
+        assert_eq!(code_of(ErrorShape::Azure, ErrorCode::ModelNotPriced), "DeploymentNotFound");
+        assert_eq!(code_of(ErrorShape::DeepSeek, ErrorCode::ModelNotPriced), "invalid_request_error");
+        assert_eq!(status_in(ErrorShape::DeepSeek, ErrorCode::ModelNotPriced), 400);
         assert_eq!(code_of(ErrorShape::OpenAi, ErrorCode::HubBusy), "KH-E2010");
         assert_eq!(code_of(ErrorShape::DeepSeek, ErrorCode::ApiKeyMissing), "invalid_request_error");
     }

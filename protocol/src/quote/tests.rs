@@ -194,7 +194,10 @@ fn a_recording_is_held_by_its_length() {
 #[test]
 fn answers_that_state_nothing_are_refused_with_what_to_do() {
     let text = form_demand(&[("model", false, "whisper-1"), ("response_format", false, "srt"), ("file", true, "x")]);
-    let refused = all().ceiling(Form::Transcription, &text, BodyKnown::Whole).unwrap_err();
+    assert!(all().ceiling(Form::Transcription, &text, BodyKnown::Whole).is_ok(), "sold by time");
+    let mut by_token = all();
+    by_token.rates.retain(|rate| rate.meter != Meter::AudioMillis);
+    let refused = by_token.ceiling(Form::Transcription, &text, BodyKnown::Whole).unwrap_err();
     assert!(matches!(refused, QuoteError::NoStatement(fix) if fix.contains("verbose_json")));
 
     let mut tts = all();

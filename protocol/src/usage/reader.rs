@@ -47,6 +47,40 @@ pub enum Doubt {
     OwnClock = 1024,
 }
 
+impl Doubt {
+    /// All of them, by number.
+    pub const ALL: [Self; 11] = [
+        Self::UnknownUsage,
+        Self::BadNumber,
+        Self::Contradiction,
+        Self::Unreadable,
+        Self::Undecodable,
+        Self::OtherModel,
+        Self::UnknownTier,
+        Self::Unpriced,
+        Self::OverCeiling,
+        Self::Unstated,
+        Self::OwnClock,
+    ];
+
+    /// A short name, for records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UnknownUsage => "unknown_usage",
+            Self::BadNumber => "bad_number",
+            Self::Contradiction => "contradiction",
+            Self::Unreadable => "unreadable",
+            Self::Undecodable => "undecodable",
+            Self::OtherModel => "other_model",
+            Self::UnknownTier => "unknown_tier",
+            Self::Unpriced => "unpriced",
+            Self::OverCeiling => "over_ceiling",
+            Self::Unstated => "unstated",
+            Self::OwnClock => "own_clock",
+        }
+    }
+}
+
 /// A set of [`Doubt`]s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Doubts(u16);
@@ -60,6 +94,11 @@ impl Doubts {
     /// Whether this one is there.
     pub const fn has(self, doubt: Doubt) -> bool {
         self.0 & doubt as u16 != 0
+    }
+
+    /// Those that this version knows, by number.
+    pub fn iter(self) -> impl Iterator<Item = Doubt> {
+        Doubt::ALL.into_iter().filter(move |doubt| self.has(*doubt))
     }
 
     /// Adds one.

@@ -16,6 +16,9 @@ use tokio::sync::Semaphore;
 const ENDLESS_WRITE_BYTES: usize = 8 << 10;
 const ENDLESS_ONE_BY_ONE: usize = 100;
 
+/// Answers that are cut break off after so many pieces.
+const CUT_AFTER_PIECES: usize = 6;
+
 /// What becomes of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
@@ -272,7 +275,8 @@ fn halves(answer: &Answer) -> (Vec<u8>, Vec<u8>) {
         let middle = whole.len() / 2;
         return (whole[..middle].to_vec(), whole[middle..].to_vec());
     }
-    let middle = answer.pieces.len() / 2;
+    // The same whether the answer ends with its usage or not.
+    let middle = CUT_AFTER_PIECES.min(answer.pieces.len() / 2);
     (answer.pieces[..middle].concat(), answer.pieces[middle].to_vec())
 }
 

@@ -176,26 +176,6 @@ async fn a_seat_that_never_named_the_model_does_not_follow_one_that_did() {
 }
 
 #[tokio::test]
-async fn a_negative_in_the_middle_of_an_upload_sends_all_of_it_again() {
-    let scene = Scene::build().await;
-    let mut agents = vec![scene.agent(1, &["gpt-9"]).await, scene.agent(2, &["gpt-9"]).await];
-    let text = format!(r#"{{"model":"gpt-9","messages":[{{"role":"user","content":"{}"}}]}}"#, "x".repeat(600_000));
-    let mut consumer = scene.connect().await;
-    consumer.send(scene.chat_head(text.len()).as_bytes()).await;
-    consumer.send(&text.as_bytes()[..300_000]).await;
-
-    let (_, stream) = next_call(&mut agents).await;
-    stream.abort(Abort::new(AbortReason::Busy));
-    let (at, stream) = next_call(&mut agents).await;
-    consumer.send(&text.as_bytes()[300_000..]).await;
-    let (body, end) = super::scene::read_all(&stream).await;
-    answer(&stream, 200, "2", "ok");
-
-    assert_eq!((end, body == text.as_bytes()), (None, true), "agent {at}");
-    assert_eq!(consumer.answer().await.1, b"ok");
-}
-
-#[tokio::test]
 async fn a_body_beyond_the_bound_is_tried_once() {
     let mut config = Config::default();
     config.calls.replayed_body_bytes = 1000;

@@ -32,6 +32,10 @@ use keyhaven_protocol::link::Incoming;
 use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Side;
+use keyhaven_protocol::money::NanoUsd;
+use keyhaven_protocol::money::Ppm;
+use keyhaven_protocol::price::OwnerTier;
+use keyhaven_protocol::price::Zone;
 use keyhaven_protocol::provider::Provider;
 use keyhaven_protocol::websocket::Role;
 use serde_json::json;
@@ -51,8 +55,16 @@ use crate::api_key::NewApiKey;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::key_policy::KeyPolicy;
+use crate::keys::HubKeys;
+use crate::pricing::board::Prices;
+use crate::pricing::book::Begins;
+use crate::pricing::book::PriceBook;
+use crate::settlement::Books;
+use crate::settlement::Others;
+use crate::settlement::deposit;
 use crate::store::Store;
 use crate::store::accounts::DEFAULT_ACCOUNT;
+use crate::store::accounts::Deposit;
 use crate::store::api_keys::ApiKey;
 use crate::user_gateway::CallSummary;
 use crate::user_gateway::UserGateway;
@@ -91,6 +103,8 @@ impl Scene {
     pub(super) async fn build_as(config: Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
+        HubKeys::init(dir.path(), None).unwrap();
+        let keys = HubKeys::load(dir.path(), None).unwrap();
         let store = Store::open(dir.path()).await.unwrap();
         let key = NewApiKey::generate().unwrap();
         let row = ApiKey {
@@ -105,10 +119,15 @@ impl Scene {
             last_used_unix_ms: None,
         };
         store.insert_api_key(&row).await.unwrap();
-        let directory = Directory::start(store, &tasks).await.unwrap();
+        stock(&store, &keys).await;
+        let directory = Directory::start(store.clone(), &tasks).await.unwrap();
+        let prices = Prices::start(store.clone(), keys.signing_key().verifying_key(), directory.changed(), &tasks)
+            .await
+            .unwrap();
+        let books = Books::start(store, Others::None, &tasks).await.unwrap();
         let (summaries, calls) = broadcast::channel(64);
         let roster = Roster::new();
-        let gateway = UserGateway::new(config, directory, roster.clone(), summaries, tasks.clone());
+        let gateway = UserGateway::new(config, directory, roster.clone(), prices, books, summaries, tasks.clone());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let consumer = listener.local_addr().unwrap();
         gateway.serve(listener, None);
@@ -325,4 +344,39 @@ pub(super) async fn until(reached: impl Fn() -> bool) {
         }
     };
     tokio::time::timeout(PATIENCE, looking).await.unwrap();
+}
+
+/// Prices for every model that these tests name, and money for their consumer.
+async fn stock(store: &Store, keys: &HubKeys) {
+    let entry = |mode: &str| {
+        json!({
+            "litellm_provider": "openai",
+            "mode": mode,
+            "max_input_tokens": 128_000,
+            "max_output_tokens": 16_384,
+            "input_cost_per_token": 2e-6,
+            "output_cost_per_token": 8e-6,
+            "input_cost_per_audio_token": 3e-5,
+            "output_cost_per_audio_token": 6e-5,
+        })
+    };
+    let table = json!({
+        "gpt-9": entry("chat"),
+        "gpt-4": entry("chat"),
+        "made-up": entry("chat"),
+        "gpt-realtime": entry("realtime"),
+        "whisper-1": json!({"litellm_provider": "openai", "mode": "audio_transcription", "input_cost_per_second": 1e-4}),
+    });
+    let book = PriceBook::new(store, keys);
+    book.import(table.to_string().as_bytes(), "made up for tests", 1).await.unwrap();
+    book.publish(Begins::Now, 1).await.unwrap();
+    store.put_zone(Zone::Standard, Ppm(1_000_000), false).await.unwrap();
+    store.put_tier(OwnerTier::Standard, Ppm(800_000), false).await.unwrap();
+    let money = Deposit {
+        reference: "test".to_owned(),
+        account: DEFAULT_ACCOUNT,
+        amount: NanoUsd(1_000_000_000_000),
+        at_unix_ms: 1,
+    };
+    deposit(store, &money).await.unwrap();
 }

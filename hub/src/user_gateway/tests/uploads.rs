@@ -57,7 +57,7 @@ async fn a_model_behind_more_than_a_call_may_hold_back_is_refused_with_the_way_o
 #[tokio::test]
 async fn a_large_upload_is_not_held_once_it_flows() {
     const BYTES: usize = 64 << 20;
-    let scene = Scene::build().await;
+    let scene = passing_on().await;
     let mut agent = scene.agent(1, &["gpt-9"]).await;
     let mut consumer = scene.connect().await;
     let (opening, closing) = (r#"{"model":"gpt-9","messages":[{"role":"user","content":""#, r#""}]}"#);
@@ -93,7 +93,7 @@ async fn a_large_upload_is_not_held_once_it_flows() {
 
 #[tokio::test]
 async fn an_answer_in_the_middle_of_an_upload_reaches_the_consumer_and_ends_the_upload() {
-    let mut scene = Scene::build().await;
+    let mut scene = passing_on().await;
     let mut agent = scene.agent(1, &["gpt-9"]).await;
     let mut consumer = begun_upload(&scene, 500_000).await;
     let (_, stream) = agent.call().await;
@@ -110,7 +110,7 @@ async fn an_answer_in_the_middle_of_an_upload_reaches_the_consumer_and_ends_the_
 
 #[tokio::test]
 async fn an_answer_that_begins_in_the_middle_of_an_upload_streams_beside_it() {
-    let scene = Scene::build().await;
+    let scene = passing_on().await;
     let mut agent = scene.agent(1, &["gpt-9"]).await;
     let text = format!(r#"{{"model":"gpt-9","messages":[{{"role":"user","content":"{}"}}]}}"#, "x".repeat(400_000));
     let mut consumer = scene.connect().await;
@@ -131,7 +131,7 @@ async fn an_answer_that_begins_in_the_middle_of_an_upload_streams_beside_it() {
 
 #[tokio::test]
 async fn a_consumer_that_leaves_in_the_middle_of_an_upload_aborts_it() {
-    let scene = Scene::build().await;
+    let scene = passing_on().await;
     let mut agent = scene.agent(1, &["gpt-9"]).await;
     let consumer = begun_upload(&scene, 500_000).await;
     let (_, stream) = agent.call().await;
@@ -146,7 +146,7 @@ async fn a_consumer_that_leaves_in_the_middle_of_an_upload_aborts_it() {
 #[tokio::test]
 async fn a_consumer_that_leaves_an_upload_that_nobody_reads_is_noticed_at_once() {
     for resets in [false, true] {
-        let mut scene = Scene::build().await;
+        let mut scene = passing_on().await;
         let mut agent = scene.agent(1, &["gpt-9"]).await;
         let mut consumer = begun_upload(&scene, 500_000).await;
         // More than the agent's credit and what the hub queues, and all of it is in this system.
@@ -163,6 +163,13 @@ async fn a_consumer_that_leaves_an_upload_that_nobody_reads_is_noticed_at_once()
         assert_eq!(aborted(&stream).await, AbortReason::ConsumerGone, "reset: {resets}");
         assert_eq!(scene.summary().await.outcome, Outcome::Aborted);
     }
+}
+
+/// A scene where bodies are passed on as soon as their model was seen.
+async fn passing_on() -> Scene {
+    let mut config = Config::default();
+    config.calls.replayed_body_bytes = 0;
+    Scene::build_as(config).await
 }
 
 /// A consumer that has sent the beginning of a body of this length.

@@ -34,6 +34,8 @@ missing_packages() {
     have wrk || echo wrk
     have gdb || echo gdb
     have curl || echo curl
+    have mariadbd || echo mariadb-server-core
+    have my_print_defaults || echo mariadb-client-core
     venv_works || echo python3-venv
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
     node_will_do "$tools/bin/node" || have node || echo nodejs

@@ -45,6 +45,7 @@ use crate::settlement::Books;
 use crate::settlement::Others;
 use crate::status;
 use crate::status::About;
+use crate::store::Engine;
 use crate::user_gateway::CallSummary;
 use crate::user_gateway::ConsumerTls;
 use crate::user_gateway::UserGateway;
@@ -106,7 +107,13 @@ impl Hub {
             }
             None => (DirLock::claim(&dir)?, [None, None, None], None),
         };
-        let registry = Registry::open(&dir, config.tunnel.key_file.as_deref()).await.map_err(Failure::from)?;
+        let registry = Registry::open_with(&dir, config.tunnel.key_file.as_deref(), &config.database).await;
+        let registry = registry.map_err(Failure::from)?;
+        let others = match registry.store.engine() {
+            Engine::Sqlite => others,
+            // Hubs with other data directories may use the same database.
+            Engine::MySql => Others::MayLive,
+        };
         let directory = Directory::start(registry.store.clone(), tasks).await.map_err(Failure::from)?;
         let key = registry.keys.signing_key().verifying_key();
         let prices =

@@ -3,6 +3,7 @@
 //! Invariant: `etc/hub.yaml` shows every field with its default, and parses to
 //! exactly [`Config::default`].
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ pub struct Config {
     /// `/var/lib/keyhaven/hub` for root and `$XDG_DATA_HOME/keyhaven/hub` or
     /// `~/.local/share/keyhaven/hub` for everybody else.
     pub data_dir: Option<PathBuf>,
+    /// Where the hub keeps its books and its registry.
+    pub database: Database,
     /// The listener for consumers' calls.
     pub consumer: Consumer,
     /// The listener for agents' links.
@@ -39,6 +42,46 @@ pub struct Config {
     pub limits: Limits,
     /// What is logged, to stderr.
     pub log: Log,
+}
+
+/// Where the hub keeps its books and its registry.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Database {
+    /// A database on a MariaDB or MySQL server, `mysql://user:password@host:port/database`, which
+    /// may be shared by several hubs. Refused on the command line, where everybody on the machine
+    /// can read it. Default: null, SQLite in `hub.db` in the data directory.
+    pub url: Option<DatabaseUrl>,
+}
+
+/// The address of a database, which may hold a password and is therefore never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// All of it, for the one who connects.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for DatabaseUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl Serialize for DatabaseUrl {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("[secret]")
+    }
 }
 
 /// The listener for consumers' calls.

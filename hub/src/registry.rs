@@ -18,6 +18,7 @@ use keyhaven_protocol::price::Zone;
 use uuid::Uuid;
 
 use crate::api_key::NewApiKey;
+use crate::config::Database;
 use crate::key_policy::KeyPolicy;
 use crate::keys::HubKeys;
 use crate::keys::KeysError;
@@ -159,14 +160,29 @@ pub struct Invitation {
 }
 
 impl Registry {
-    /// Opens a hub's keys and database; the tunnel key from `tunnel_key_file`
-    /// if there is one.
+    /// Opens a hub's keys and the database in its data directory; the tunnel key from
+    /// `tunnel_key_file` if there is one.
     ///
     /// # Errors
     /// [`RegistryError::Keys`], [`RegistryError::Store`] or [`RegistryError::OtherFleet`].
     pub async fn open(data_dir: &Path, tunnel_key_file: Option<&Path>) -> Result<Self, RegistryError> {
+        Self::open_with(data_dir, tunnel_key_file, &Database::default()).await
+    }
+
+    /// The same with the database where the configuration has it.
+    ///
+    /// # Errors
+    /// [`RegistryError::Keys`], [`RegistryError::Store`] or [`RegistryError::OtherFleet`].
+    pub async fn open_with(
+        data_dir: &Path,
+        tunnel_key_file: Option<&Path>,
+        database: &Database,
+    ) -> Result<Self, RegistryError> {
         let keys = HubKeys::load(data_dir, tunnel_key_file)?;
-        let store = Store::open(data_dir).await?;
+        let store = match &database.url {
+            Some(url) => Store::open_server(url.reveal()).await?,
+            None => Store::open(data_dir).await?,
+        };
         belongs_together(&keys, &store).await?;
         Ok(Self { keys, store })
     }

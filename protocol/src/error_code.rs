@@ -306,6 +306,15 @@ error_codes! {
     DepositDiffers = 5014, Usage, false,
         "another deposit has this reference",
         "give each payment a reference of its own; `keyhaven-hub account show NAME` lists them";
+    DatabaseUnreachable = 5030, Network, true,
+        "the database server cannot be reached, or does not let the hub in",
+        "check `database.url`, that the server runs, and that the user may use that database from here";
+    DatabaseUnfit = 5031, Config, false,
+        "the database server is not one that books can be kept on",
+        "change what is named, on the server or in `database.url`; docs/OPERATING.md lists what is needed";
+    DatabaseNewer = 5032, Failure, false,
+        "a newer version of the program has made the database's tables",
+        "run that version, or bring back a backup from before it";
     Internal = 5999, Failure, true,
         "something happened that should not",
         "report it with the log of that moment";

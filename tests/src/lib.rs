@@ -11,6 +11,7 @@ pub mod daemons;
 pub mod form;
 pub mod house;
 pub mod http1;
+pub mod mariadb;
 pub mod prices;
 pub mod process;
 pub mod raw_agent;

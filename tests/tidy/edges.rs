@@ -124,6 +124,7 @@ const ROOMS: &[(&str, &[Row])] = &[
                     "registry",
                     "settlement",
                     "status",
+                    "store",
                     "user_gateway",
                 ],
             ),

@@ -171,6 +171,11 @@ impl Global {
             ignored_env: &[CONFIG_ENV],
         });
         let loaded = loaded.map_err(failure)?;
+        if flags.iter().any(|(path, _)| path == "database.url") {
+            let told = "database.url is not taken from the command line, where everybody can read its password";
+            let fix = "put it into the file, or into the environment as KEYHAVEN_HUB_DATABASE_URL";
+            return Err(Failure::new(ErrorCode::UsageInvalid, told).fix(fix).into());
+        }
         loaded.config.check()?;
         Ok(loaded)
     }
@@ -203,7 +208,7 @@ fn failure(error: impl Into<Failure>) -> Failure {
 
 async fn open(config: &Config) -> Result<Registry, Failure> {
     let key_file = config.tunnel.key_file.as_deref();
-    Ok(Registry::open(&config.data_dir(), key_file).await?)
+    Ok(Registry::open_with(&config.data_dir(), key_file, &config.database).await?)
 }
 
 fn version(output: Output) -> anyhow::Result<()> {
@@ -336,6 +341,24 @@ mod tests {
         let failure = error.downcast_ref::<Failure>().unwrap();
         assert_eq!(failure.code(), ErrorCode::ConfigInvalid);
         assert!(failure.to_string().contains("consumer.lisen"), "{failure}");
+    }
+
+    #[test]
+    fn a_database_with_its_password_is_taken_from_the_file_and_not_from_the_command_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hub.yaml");
+        std::fs::write(&file, "database:\n  url: mysql://a:hunter2@h:1/b\n").unwrap();
+        let line = format!("--config {} status", file.display());
+        let loaded = Cli::try_parse_from(words(&line)).unwrap().global.load().unwrap();
+        assert_eq!(loaded.config.database.url.as_ref().unwrap().reveal(), "mysql://a:hunter2@h:1/b");
+        let shown = format!("{loaded:?} {}", serde_json::to_string(&loaded.config).unwrap());
+        assert!(!shown.contains("hunter2"), "{shown}");
+
+        let flag = Cli::try_parse_from(words("--set database.url=mysql://a:hunter2@h:1/b status")).unwrap();
+
+        let failure = flag.global.load().unwrap_err();
+        assert_eq!(failure.downcast_ref::<Failure>().unwrap().code(), ErrorCode::UsageInvalid);
+        assert!(!format!("{failure:?}").contains("hunter2"), "{failure:?}");
     }
 
     #[test]

@@ -29,7 +29,9 @@ pub enum DepositError {
     #[error("a deposit is more than $0")]
     Amount,
     /// Not a reference that people can read and type.
-    #[error("a reference has 1 to {REFERENCE_CHARS_MAX} characters, none of them a control character")]
+    #[error(
+        "a reference has 1 to {REFERENCE_CHARS_MAX} characters, none of them a control character, no white space at the ends"
+    )]
     Reference,
     /// The reference stands for another payment.
     #[error("{reference:?} is a deposit of {amount} already, or another account's")]
@@ -64,25 +66,38 @@ pub async fn deposit(store: &Store, deposit: &Deposit) -> Result<Booked, Deposit
         return Err(DepositError::Amount);
     }
     let reference = &deposit.reference;
-    if reference.trim().is_empty()
+    if reference.is_empty()
+        // Servers take no notice of spaces at the end.
+        || reference.trim() != reference
         || reference.chars().count() > REFERENCE_CHARS_MAX
         || reference.chars().any(char::is_control)
     {
         return Err(DepositError::Reference);
     }
+    let mut tries = 0;
+    let before = store.replay(|| {
+        tries += 1;
+        book(store, deposit, tries > 1)
+    });
+    match before.await? {
+        None => Ok(Booked::Now),
+        Some(before) if (before.account, before.amount) == (deposit.account, deposit.amount) => Ok(Booked::Before),
+        Some(before) => Err(DepositError::Differs { reference: reference.clone(), amount: before.amount }),
+    }
+}
+
+/// Books it, or returns what was booked under its reference before.
+async fn book(store: &Store, deposit: &Deposit, is_again: bool) -> Result<Option<Deposit>, StoreError> {
     let mut batch = store.begin_batch(None, deposit.at_unix_ms).await?;
-    if let Some(before) = batch.deposit(reference).await? {
-        if (before.account, before.amount) == (deposit.account, deposit.amount) {
-            return Ok(Booked::Before);
-        }
-        return Err(DepositError::Differs { reference: reference.clone(), amount: before.amount });
+    if let Some(before) = batch.deposit(&deposit.reference).await? {
+        // The try before this one was written after all, and only the answer was lost.
+        let is_this_one = is_again && before == *deposit;
+        return Ok((!is_this_one).then_some(before));
     }
     let entry = booking::of_deposit(deposit.account, deposit.amount, deposit.at_unix_ms);
     batch.insert_entries(std::slice::from_ref(&entry)).await?;
-    for (side, amount) in &entry.postings {
-        batch.fold_balance(*side, *amount).await?;
-    }
+    batch.fold_balances(&entry.postings.iter().map(|(side, amount)| (*side, amount.0)).collect()).await?;
     batch.insert_deposit(deposit, entry.id).await?;
     batch.commit(None, deposit.at_unix_ms).await?;
-    Ok(Booked::Now)
+    Ok(None)
 }

@@ -38,15 +38,19 @@ impl Shared {
             return Ok(());
         }
         let now_unix_ms = unix_ms_now();
-        let leased = async {
-            let mut batch = self.store.begin_batch(Some(*boot), now_unix_ms).await?;
+        let to = *boot;
+        let leased = self.store.replay(|| async {
+            let mut batch = self.store.begin_batch(Some(to), now_unix_ms).await?;
             let mut grants = Vec::with_capacity(asks.len());
             for ask in &asks {
-                grants.push(grant(&mut batch, *boot, ask).await?);
+                grants.push(grant(&mut batch, to, ask).await?);
             }
-            batch.commit(Some(*boot), now_unix_ms).await?;
+            let lease =
+                |(ask, grant): (&Ask, &Grant)| (grant.purse, NanoUsd(ask.kept.0.saturating_add(grant.granted.0)));
+            batch.set_leases(to, &asks.iter().zip(&grants).map(lease).collect::<Vec<_>>()).await?;
+            batch.commit(Some(to), now_unix_ms).await?;
             Ok(grants)
-        };
+        });
         match leased.await {
             Ok(grants) => {
                 self.lock().purses.granted(&asks, &grants, now_unix_ms);
@@ -68,16 +72,14 @@ impl Shared {
             return Ok(());
         }
         let now_unix_ms = unix_ms_now();
-        let given = async {
+        let given = self.store.replay(|| async {
             let mut batch = self.store.begin_batch(Some(*boot), now_unix_ms).await?;
-            for idle in &idle {
-                batch.set_lease(idle.purse, *boot, idle.kept).await?;
-            }
+            batch.set_leases(*boot, &idle.iter().map(|idle| (idle.purse, idle.kept)).collect::<Vec<_>>()).await?;
             batch.commit(Some(*boot), now_unix_ms).await
-        };
+        });
         let given = given.await;
         if given.is_err() {
-            self.lock().purses.put_back(&idle);
+            self.lock().purses.maybe_given_back(&idle);
         }
         given
     }
@@ -86,7 +88,7 @@ impl Shared {
     /// goes on in a boot of its own; what that overspends is the hub's.
     pub(super) async fn begin_again(&self) -> Result<BootId, StoreError> {
         let boot = BootId::new();
-        self.store.begin_boot(boot, unix_ms_now()).await?;
+        self.store.replay(|| self.store.begin_boot(boot, unix_ms_now())).await?;
         let mut state = self.lock();
         state.purses.lost_all();
         for phase in state.calls.values() {
@@ -113,6 +115,5 @@ async fn grant(batch: &mut Batch, boot: BootId, ask: &Ask) -> Result<Grant, Stor
     let elsewhere = batch.leased_elsewhere(purse, boot).await?;
     let left = there_is.saturating_sub(elsewhere.0).saturating_sub(ask.kept.0);
     let granted = NanoUsd(ask.wanted.0.min(left).max(0));
-    batch.set_lease(purse, boot, NanoUsd(ask.kept.0.saturating_add(granted.0))).await?;
     Ok(Grant { purse, granted, elsewhere })
 }

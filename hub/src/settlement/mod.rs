@@ -244,7 +244,7 @@ impl Books {
 
     async fn start_at(pace: Pace, store: Store, others: Others, tasks: &Tasks) -> Result<Self, StoreError> {
         let boot = BootId::new();
-        store.begin_boot(boot, unix_ms_now()).await?;
+        store.replay(|| store.begin_boot(boot, unix_ms_now())).await?;
         let shared = Arc::new(Shared {
             store,
             pace,

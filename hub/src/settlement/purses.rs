@@ -49,6 +49,8 @@ struct State {
     dry_until_unix_ms: u64,
     /// What other processes had leased when it ran dry.
     elsewhere: i64,
+    /// The database may think that more of it is leased.
+    is_unsure: bool,
 }
 
 /// A purse does not have what a hold wants.
@@ -86,8 +88,6 @@ pub(super) struct Idle {
     pub(super) purse: Purse,
     /// What is used, and stays leased.
     pub(super) kept: NanoUsd,
-    /// What is not.
-    pub(super) freed: NanoUsd,
 }
 
 /// What limits a call of this payer that begins at this time.
@@ -223,11 +223,11 @@ impl Purses {
             if state.touched_unix_ms > since_unix_ms {
                 return true;
             }
-            if state.free != 0 {
-                let freed = NanoUsd(std::mem::take(&mut state.free));
+            if state.free != 0 || state.is_unsure {
+                (state.free, state.is_unsure) = (0, false);
                 // There is more now than when it ran dry, and who takes it will have it elsewhere.
                 state.dry_until_unix_ms = 0;
-                idle.push(Idle { purse: *purse, kept: NanoUsd(state.used.max(0)), freed });
+                idle.push(Idle { purse: *purse, kept: NanoUsd(state.used.max(0)) });
                 return true;
             }
             // Gone only after the database knows that nothing is leased.
@@ -237,11 +237,12 @@ impl Purses {
         idle
     }
 
-    /// The database did not take it back.
-    pub(super) fn put_back(&mut self, idle: &[Idle]) {
+    /// Whether the database took it back is not known, so it is not spent here again: it is
+    /// given back once more.
+    pub(super) fn maybe_given_back(&mut self, idle: &[Idle]) {
         for idle in idle {
             if let Some(state) = self.known.get_mut(&idle.purse) {
-                state.free += idle.freed.0;
+                state.is_unsure = true;
             }
         }
     }
@@ -266,6 +267,7 @@ impl State {
             touched_unix_ms: 0,
             dry_until_unix_ms: 0,
             elsewhere: 0,
+            is_unsure: false,
         }
     }
 }
@@ -363,11 +365,13 @@ mod tests {
         purses.take(&[ACCOUNT], NanoUsd(6), 5).unwrap();
         assert_eq!(purses.take_idle(4), []);
 
-        let idle = Idle { purse: ACCOUNT.purse, kept: NanoUsd(6), freed: NanoUsd(4) };
+        let idle = Idle { purse: ACCOUNT.purse, kept: NanoUsd(6) };
         assert_eq!(purses.take_idle(5), [idle]);
         assert_eq!(purses.take_idle(5), []);
-        purses.put_back(&[idle]);
+        purses.maybe_given_back(&[idle]);
+        assert!(purses.take(&[ACCOUNT], NanoUsd(1), 5).is_err(), "another process may have it");
         assert_eq!(purses.take_idle(5), [idle]);
+        assert_eq!(purses.take_idle(5), []);
         assert_eq!(purses.known.len(), 1);
         purses.written(&HashMap::from([(ACCOUNT.purse, 6)]));
         purses.take_idle(5);

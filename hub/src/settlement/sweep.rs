@@ -32,7 +32,7 @@ impl Shared {
         let unseen_since = unix_ms_now().saturating_sub(u64::try_from(dead.as_millis()).unwrap_or(u64::MAX));
         for boot in self.store.boots().await? {
             if boot.id != mine && boot.seen_unix_ms <= unseen_since {
-                self.sweep_boot(&boot, unseen_since).await?;
+                self.store.replay(|| self.sweep_boot(&boot, unseen_since)).await?;
             }
         }
         Ok(())
@@ -60,7 +60,7 @@ impl Shared {
                 }
             }
             post(&mut batch, &records.iter().collect::<Vec<_>>()).await?;
-            batch.delete_holds(&calls.iter().copied().collect()).await?;
+            batch.delete_holds(&calls).await?;
             swept += records.len();
             let is_last = holds.len() < BATCH_CALLS_MAX as usize;
             if is_last {

@@ -23,6 +23,9 @@ use keyhaven_protocol::usage::Meter;
 use super::*;
 use crate::key_policy::Budgets;
 use crate::key_policy::KeyPolicy;
+use crate::on_every_engine;
+use crate::on_every_engine_threaded;
+use crate::store::Home;
 use crate::store::accounts::Deposit;
 
 mod contention;
@@ -34,9 +37,21 @@ const AGENT: AgentId = AgentId([9; 16]);
 /// 2026-11-20T10:00:00Z.
 const NOW: u64 = 1_795_168_800_000;
 
-#[tokio::test]
-async fn a_call_takes_what_it_cost_and_gives_back_the_rest() {
-    let scene = Scene::open().await;
+on_every_engine![
+    a_call_takes_what_it_cost_and_gives_back_the_rest,
+    a_hold_that_no_agent_got_costs_nothing_and_one_that_did_costs_what_was_seen,
+    what_a_process_that_died_left_open_costs_what_was_last_written,
+    a_process_that_was_taken_for_dead_charges_nothing_twice,
+    a_call_that_is_written_already_stays_as_it_is,
+    a_deposit_is_booked_once_by_its_reference_and_can_be_spent_soon,
+    a_blocked_account_and_a_spent_budget_are_told_apart,
+    a_budget_that_is_lowered_counts_what_was_spent_and_a_new_day_begins_anew,
+    a_database_that_does_not_write_stops_sales_and_loses_nothing,
+    what_is_leased_and_not_used_goes_back_to_be_spent_by_another_process,
+];
+
+async fn a_call_takes_what_it_cost_and_gives_back_the_rest(home: Home) {
+    let scene = Scene::open(&home).await;
     scene.deposit(100).await;
     let books = scene.books().await;
 
@@ -59,9 +74,8 @@ async fn a_call_takes_what_it_cost_and_gives_back_the_rest() {
     scene.audit().await;
 }
 
-#[tokio::test]
-async fn a_hold_that_no_agent_got_costs_nothing_and_one_that_did_costs_what_was_seen() {
-    let scene = Scene::open().await;
+async fn a_hold_that_no_agent_got_costs_nothing_and_one_that_did_costs_what_was_seen(home: Home) {
+    let scene = Scene::open(&home).await;
     scene.deposit(100).await;
     let books = scene.books().await;
 
@@ -87,9 +101,8 @@ async fn a_hold_that_no_agent_got_costs_nothing_and_one_that_did_costs_what_was_
     scene.audit().await;
 }
 
-#[tokio::test]
-async fn what_a_process_that_died_left_open_costs_what_was_last_written() {
-    let scene = Scene::open().await;
+async fn what_a_process_that_died_left_open_costs_what_was_last_written(home: Home) {
+    let scene = Scene::open(&home).await;
     scene.deposit(1000).await;
     let crashed = scene.crashing_books().await;
     let mut seen = crashed.hold(call(1), &payer(), NanoUsd(500), NOW).await.unwrap();
@@ -114,9 +127,8 @@ async fn what_a_process_that_died_left_open_costs_what_was_last_written() {
     scene.audit().await;
 }
 
-#[tokio::test]
-async fn a_process_that_was_taken_for_dead_charges_nothing_twice() {
-    let scene = Scene::open().await;
+async fn a_process_that_was_taken_for_dead_charges_nothing_twice(home: Home) {
+    let scene = Scene::open(&home).await;
     scene.deposit(1000).await;
     let sleeper = scene.crashing_books().await;
     let mut one = sleeper.hold(call(1), &payer(), NanoUsd(500), NOW).await.unwrap();
@@ -137,9 +149,8 @@ async fn a_process_that_was_taken_for_dead_charges_nothing_twice() {
     scene.audit().await;
 }
 
-#[tokio::test]
-async fn a_call_that_is_written_already_stays_as_it_is() {
-    let scene = Scene::open().await;
+async fn a_call_that_is_written_already_stays_as_it_is(home: Home) {
+    let scene = Scene::open(&home).await;
     scene.deposit(1000).await;
     let books = scene.books().await;
     let hold = books.hold(call(1), &payer(), NanoUsd(500), NOW).await.unwrap();
@@ -157,9 +168,8 @@ async fn a_call_that_is_written_already_stays_as_it_is() {
     scene.audit().await;
 }
 
-#[tokio::test]
-async fn a_deposit_is_booked_once_by_its_reference_and_can_be_spent_soon() {
-    let scene = Scene::open().await;
+async fn a_deposit_is_booked_once_by_its_reference_and_can_be_spent_soon(home: Home) {
+    let scene = Scene::open(&home).await;
     let books = scene.books().await;
     assert_eq!(books.hold(call(1), &payer(), NanoUsd(5), NOW).await.unwrap_err(), HoldError::Balance);
     let paid = Deposit { reference: "invoice 1".to_owned(), account: ACCOUNT, amount: NanoUsd(5), at_unix_ms: 1 };
@@ -181,9 +191,8 @@ async fn a_deposit_is_booked_once_by_its_reference_and_can_be_spent_soon() {
     scene.audit().await;
 }
 
-#[tokio::test]
-async fn a_blocked_account_and_a_spent_budget_are_told_apart() {
-    let scene = Scene::open().await;
+async fn a_blocked_account_and_a_spent_budget_are_told_apart(home: Home) {
+    let scene = Scene::open(&home).await;
     scene.deposit(1000).await;
     let books = scene.books().await;
     let of = |day, month, total| payer_with(Budgets { day, month, total });
@@ -197,9 +206,8 @@ async fn a_blocked_account_and_a_spent_budget_are_told_apart() {
     assert!(books.hold(call(2), &of(some, some, some), NanoUsd(10), NOW).await.is_ok());
 }
 
-#[tokio::test]
-async fn a_budget_that_is_lowered_counts_what_was_spent_and_a_new_day_begins_anew() {
-    let scene = Scene::open().await;
+async fn a_budget_that_is_lowered_counts_what_was_spent_and_a_new_day_begins_anew(home: Home) {
+    let scene = Scene::open(&home).await;
     scene.deposit(10_000).await;
     let books = scene.books().await;
     let high = payer_with(Budgets { day: Some(NanoUsd(1000)), ..Budgets::default() });
@@ -218,15 +226,14 @@ async fn a_budget_that_is_lowered_counts_what_was_spent_and_a_new_day_begins_ane
     scene.audit().await;
 }
 
-#[tokio::test]
-async fn a_database_that_does_not_write_stops_sales_and_loses_nothing() {
-    let scene = Scene::open().await;
+async fn a_database_that_does_not_write_stops_sales_and_loses_nothing(home: Home) {
+    let scene = Scene::open(&home).await;
     scene.deposit(1000).await;
     let books = scene.books().await;
     let early = books.hold(call(1), &payer(), NanoUsd(100), NOW).await.unwrap();
     let late = books.hold(call(2), &payer(), NanoUsd(100), NOW).await.unwrap();
     assert_eq!(books.trouble(), None);
-    scene.store.refuse_batches(true).await.unwrap();
+    scene.store.refuse_batches(true).await;
 
     books.settle(early, record(1, NanoUsd(10)));
     scene.until(async || books.trouble().is_some()).await;
@@ -235,16 +242,15 @@ async fn a_database_that_does_not_write_stops_sales_and_loses_nothing() {
     books.settle(late, record(2, NanoUsd(20)));
     assert!(matches!(books.record(call(2)).await.unwrap(), Known::Over(_)));
     assert_eq!(books.balance(ACCOUNT).await.unwrap(), NanoUsd(1000));
-    scene.store.refuse_batches(false).await.unwrap();
+    scene.store.refuse_batches(false).await;
     scene.until(async || books.trouble().is_none()).await;
     assert!(books.hold(call(3), &payer(), NanoUsd(1), NOW).await.is_ok());
     scene.until(async || books.balance(ACCOUNT).await.unwrap() == NanoUsd(970)).await;
     scene.audit().await;
 }
 
-#[tokio::test]
-async fn what_is_leased_and_not_used_goes_back_to_be_spent_by_another_process() {
-    let scene = Scene::open().await;
+async fn what_is_leased_and_not_used_goes_back_to_be_spent_by_another_process(home: Home) {
+    let scene = Scene::open(&home).await;
     scene.deposit(1000).await;
     let one = scene.books().await;
     drop(one.hold(call(1), &payer(), NanoUsd(10), NOW).await.unwrap());
@@ -261,14 +267,12 @@ async fn what_is_leased_and_not_used_goes_back_to_be_spent_by_another_process() 
 pub(super) struct Scene {
     pub(super) store: Store,
     tasks: std::sync::Mutex<Tasks>,
-    _dir: tempfile::TempDir,
 }
 
 impl Scene {
-    pub(super) async fn open() -> Arc<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
-        Arc::new(Self { store, tasks: std::sync::Mutex::new(Tasks::new()), _dir: dir })
+    pub(super) async fn open(home: &Home) -> Arc<Self> {
+        let store = home.open().await;
+        Arc::new(Self { store, tasks: std::sync::Mutex::new(Tasks::new()) })
     }
 
     pub(super) async fn deposit(&self, amount: i64) {

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +27,7 @@ use super::booking;
 use super::hold::OpenCall;
 use super::hold::Unwritten;
 use super::record::CallRecord;
+use super::record::Sale;
 use crate::store::StoreError;
 use crate::store::calls::CallRow;
 use crate::store::leases::BootId;
@@ -117,7 +117,7 @@ impl Shared {
         loop {
             let mut boot = self.turn.lock().await;
             let Some(page) = self.page(&mut to_observe) else { return true };
-            let written = self.write(*boot, &page).await;
+            let written = self.store.replay(|| self.write(*boot, &page)).await;
             self.lock().writing_since = None;
             match written {
                 Ok(()) => self.written(page),
@@ -182,14 +182,17 @@ impl Shared {
         let fresh: Vec<&CallRecord> =
             page.ended.iter().map(|ended| &ended.record).filter(|record| !known.contains(&record.sale.call)).collect();
         post(&mut batch, &fresh).await?;
-        for (purse, lease) in &page.leases {
-            batch.set_lease(*purse, boot, *lease).await?;
-        }
-        for (call, open, unwritten) in &page.observations {
-            observe(&mut batch, boot, *call, open, unwritten, now_unix_ms).await?;
-        }
-        let mut gone: HashSet<CallId> = page.forgotten.iter().copied().collect();
+        batch.set_leases(boot, &page.leases).await?;
+        let mut gone = page.forgotten.clone();
         gone.extend(page.ended.iter().filter(|ended| ended.open.is_in_holds()).map(|ended| ended.record.sale.call));
+        let mut held = Vec::new();
+        for (call, open, unwritten) in &page.observations {
+            match unwritten {
+                Unwritten::Observed(sale, observed) => held.push(held_of(*call, sale, *observed, now_unix_ms)),
+                Unwritten::Withdrawn => gone.extend(open.is_in_holds().then_some(*call)),
+            }
+        }
+        batch.put_holds(boot, &held).await?;
         batch.delete_holds(&gone).await?;
         batch.commit(Some(boot), now_unix_ms).await
     }
@@ -235,8 +238,11 @@ impl Shared {
     async fn sign_of_life(&self) -> Result<(), StoreError> {
         let mut boot = self.turn.lock().await;
         let now_unix_ms = unix_ms_now();
-        match self.store.begin_batch(Some(*boot), now_unix_ms).await {
-            Ok(batch) => batch.commit(Some(*boot), now_unix_ms).await,
+        let signed = self.store.replay(|| async {
+            self.store.begin_batch(Some(*boot), now_unix_ms).await?.commit(Some(*boot), now_unix_ms).await
+        });
+        match signed.await {
+            Ok(()) => Ok(()),
             Err(StoreError::Fenced) => {
                 *boot = self.begin_again().await?;
                 Ok(())
@@ -276,10 +282,13 @@ impl Shared {
     async fn end_boot(&self) -> Result<(), StoreError> {
         let boot = self.turn.lock().await;
         let now_unix_ms = unix_ms_now();
-        let mut batch = self.store.begin_batch(Some(*boot), now_unix_ms).await?;
-        batch.end_leases(*boot).await?;
-        batch.end_boot(*boot, u64::MAX, now_unix_ms).await?;
-        batch.commit(None, now_unix_ms).await
+        let ended = self.store.replay(|| async {
+            let mut batch = self.store.begin_batch(Some(*boot), now_unix_ms).await?;
+            batch.end_leases(*boot).await?;
+            batch.end_boot(*boot, u64::MAX, now_unix_ms).await?;
+            batch.commit(None, now_unix_ms).await
+        });
+        ended.await
     }
 }
 
@@ -309,35 +318,13 @@ pub(super) async fn post(batch: &mut Batch, records: &[&CallRecord]) -> Result<(
     }
     batch.insert_calls(&rows).await?;
     batch.insert_entries(&entries).await?;
-    for (side, by) in balances {
-        batch.fold_balance(side, NanoUsd(by)).await?;
-    }
-    for ((key, period), by) in spending {
-        batch.fold_spending(key, period, NanoUsd(by)).await?;
-    }
-    Ok(())
+    batch.fold_balances(&balances).await?;
+    batch.fold_spending(&spending).await
 }
 
-async fn observe(
-    batch: &mut Batch,
-    boot: BootId,
-    call: CallId,
-    open: &OpenCall,
-    unwritten: &Unwritten,
-    now_unix_ms: u64,
-) -> Result<(), StoreError> {
-    match unwritten {
-        Unwritten::Observed(sale, observed) => {
-            let json = serde_json::to_string(&**sale).expect("strings, numbers and ids are JSON");
-            let held = HeldCall { call, observed: *observed, seen_unix_ms: now_unix_ms, json };
-            if !batch.update_hold(boot, &held).await? {
-                batch.insert_hold(boot, &held).await?;
-            }
-            Ok(())
-        }
-        Unwritten::Withdrawn if open.is_in_holds() => batch.delete_holds(&HashSet::from([call])).await,
-        Unwritten::Withdrawn => Ok(()),
-    }
+fn held_of(call: CallId, sale: &Sale, observed: NanoUsd, seen_unix_ms: u64) -> HeldCall {
+    let json = serde_json::to_string(sale).expect("strings, numbers and ids are JSON");
+    HeldCall { call, observed, seen_unix_ms, json }
 }
 
 fn row_of(record: &CallRecord) -> CallRow {

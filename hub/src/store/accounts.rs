@@ -5,13 +5,13 @@
 use keyhaven_protocol::id::AccountId;
 use keyhaven_protocol::money::NanoUsd;
 use keyhaven_protocol::price::Zone;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use super::Store;
 use super::StoreError;
 use super::amount;
 use super::bytes;
+use super::engine::Row;
+use super::engine::query;
 use super::ledger::Batch;
 use super::ledger::EntryId;
 use super::maybe_number;
@@ -58,13 +58,13 @@ impl Store {
         let mut change = self.change().await?;
         let statement = "INSERT INTO accounts (id, name, zone, created_unix_ms, blocked_unix_ms) \
                          VALUES (?, ?, ?, ?, ?)";
-        sqlx::query(statement)
+        query(statement)
             .bind(&account.id.0[..])
             .bind(&account.name)
             .bind(account.zone.name())
             .bind(time(account.created_unix_ms)?)
             .bind(account.blocked_unix_ms.map(time).transpose()?)
-            .execute(&mut *change)
+            .execute(&mut change)
             .await?;
         change.commit().await?;
         Ok(())
@@ -77,7 +77,7 @@ impl Store {
     pub async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
         let statement = "SELECT id, name, zone, created_unix_ms, blocked_unix_ms FROM accounts \
                          ORDER BY created_unix_ms, id";
-        let rows = sqlx::query(statement).fetch_all(&self.pool).await?;
+        let rows = query(statement).fetch_all(&self.database).await?;
         rows.iter().map(account_of).collect()
     }
 
@@ -92,14 +92,14 @@ impl Store {
         blocked_unix_ms: Option<u64>,
     ) -> Result<bool, StoreError> {
         let mut change = self.change().await?;
-        let done = sqlx::query("UPDATE accounts SET zone = ?, blocked_unix_ms = ? WHERE id = ?")
+        let done = query("UPDATE accounts SET zone = ?, blocked_unix_ms = ? WHERE id = ?")
             .bind(zone.name())
             .bind(blocked_unix_ms.map(time).transpose()?)
             .bind(&id.0[..])
-            .execute(&mut *change)
+            .execute(&mut change)
             .await?;
         change.commit().await?;
-        Ok(done.rows_affected() == 1)
+        Ok(done == 1)
     }
 
     /// What was paid into an account, the newest last.
@@ -109,7 +109,7 @@ impl Store {
     pub async fn deposits(&self, account: AccountId) -> Result<Vec<Deposit>, StoreError> {
         let statement = "SELECT reference, account_id, nano_usd, at_unix_ms FROM deposits \
                          WHERE account_id = ? ORDER BY at_unix_ms, reference";
-        let rows = sqlx::query(statement).bind(&account.0[..]).fetch_all(&self.pool).await?;
+        let rows = query(statement).bind(&account.0[..]).fetch_all(&self.database).await?;
         rows.iter().map(deposit_of).collect()
     }
 }
@@ -121,7 +121,7 @@ impl Batch {
     /// [`StoreError::Query`] or [`StoreError::Damaged`].
     pub async fn deposit(&mut self, reference: &str) -> Result<Option<Deposit>, StoreError> {
         let statement = "SELECT reference, account_id, nano_usd, at_unix_ms FROM deposits WHERE reference = ?";
-        let row = sqlx::query(statement).bind(reference).fetch_optional(&mut *self.change).await?;
+        let row = query(statement).bind(reference).fetch_optional(&mut self.change).await?;
         row.as_ref().map(deposit_of).transpose()
     }
 
@@ -132,19 +132,19 @@ impl Batch {
     pub async fn insert_deposit(&mut self, deposit: &Deposit, entry: EntryId) -> Result<(), StoreError> {
         let statement = "INSERT INTO deposits (reference, account_id, nano_usd, entry_id, at_unix_ms) \
                          VALUES (?, ?, ?, ?, ?)";
-        sqlx::query(statement)
+        query(statement)
             .bind(&deposit.reference)
             .bind(&deposit.account.0[..])
             .bind(deposit.amount.0)
             .bind(&entry.0[..])
             .bind(time(deposit.at_unix_ms)?)
-            .execute(&mut *self.change)
+            .execute(&mut self.change)
             .await?;
         Ok(())
     }
 }
 
-fn account_of(row: &SqliteRow) -> Result<Account, StoreError> {
+fn account_of(row: &Row) -> Result<Account, StoreError> {
     let zone: String = row.try_get("zone")?;
     Ok(Account {
         id: AccountId(bytes(row, "id")?),
@@ -155,7 +155,7 @@ fn account_of(row: &SqliteRow) -> Result<Account, StoreError> {
     })
 }
 
-fn deposit_of(row: &SqliteRow) -> Result<Deposit, StoreError> {
+fn deposit_of(row: &Row) -> Result<Deposit, StoreError> {
     Ok(Deposit {
         reference: row.try_get("reference")?,
         account: AccountId(bytes(row, "account_id")?),
@@ -167,11 +167,16 @@ fn deposit_of(row: &SqliteRow) -> Result<Deposit, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::on_every_engine;
+    use crate::store::Home;
 
-    #[tokio::test]
-    async fn the_default_account_is_there_from_the_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    on_every_engine![
+        the_default_account_is_there_from_the_first,
+        an_account_is_listed_as_it_was_added_and_as_it_was_set,
+    ];
+
+    async fn the_default_account_is_there_from_the_first(home: Home) {
+        let store = home.open().await;
 
         let accounts = store.accounts().await.unwrap();
 
@@ -179,10 +184,8 @@ mod tests {
         assert_eq!((accounts[0].id, accounts[0].name.as_str()), (DEFAULT_ACCOUNT, "default"));
     }
 
-    #[tokio::test]
-    async fn an_account_is_listed_as_it_was_added_and_as_it_was_set() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn an_account_is_listed_as_it_was_added_and_as_it_was_set(home: Home) {
+        let store = home.open().await;
         let id = AccountId([5; 16]);
         let account =
             Account { id, name: "acme".to_owned(), zone: Zone::Premium, created_unix_ms: 7, blocked_unix_ms: None };

@@ -7,12 +7,12 @@ use std::fmt;
 
 use keyhaven_protocol::id::AgentId;
 use serde::Serialize;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use super::Store;
 use super::StoreError;
 use super::bytes;
+use super::engine::Row;
+use super::engine::query;
 use super::join_tokens::NewToken;
 use super::maybe_bytes;
 use super::maybe_number;
@@ -63,11 +63,11 @@ impl Store {
         let mut change = self.change().await?;
         let statement = "INSERT INTO agents (id, name, state, created_unix_ms) \
                          VALUES (?, ?, 'invited', ?)";
-        sqlx::query(statement)
+        query(statement)
             .bind(&token.agent.0[..])
             .bind(name)
             .bind(time(token.created_unix_ms)?)
-            .execute(&mut *change)
+            .execute(&mut change)
             .await?;
         token.insert(&mut change).await?;
         change.commit().await?;
@@ -93,7 +93,7 @@ impl Store {
         let statement = "SELECT id, name, state, public_key, created_unix_ms, \
                          first_linked_unix_ms, last_seen_unix_ms, suspended_until_unix_ms \
                          FROM agents WHERE id = ?";
-        let row = sqlx::query(statement).bind(&id.0[..]).fetch_optional(&self.pool).await?;
+        let row = query(statement).bind(&id.0[..]).fetch_optional(&self.database).await?;
         row.as_ref().map(agent_of).transpose()
     }
 
@@ -105,7 +105,7 @@ impl Store {
         let statement = "SELECT id, name, state, public_key, created_unix_ms, \
                          first_linked_unix_ms, last_seen_unix_ms, suspended_until_unix_ms \
                          FROM agents WHERE name = ?";
-        let row = sqlx::query(statement).bind(name).fetch_optional(&self.pool).await?;
+        let row = query(statement).bind(name).fetch_optional(&self.database).await?;
         row.as_ref().map(agent_of).transpose()
     }
 
@@ -116,9 +116,9 @@ impl Store {
     pub async fn drain_agent(&self, id: AgentId) -> Result<bool, StoreError> {
         let mut change = self.change().await?;
         let statement = "UPDATE agents SET state = 'draining' WHERE id = ? AND state = 'active'";
-        let done = sqlx::query(statement).bind(&id.0[..]).execute(&mut *change).await?;
+        let done = query(statement).bind(&id.0[..]).execute(&mut change).await?;
         change.commit().await?;
-        Ok(done.rows_affected() == 1)
+        Ok(done == 1)
     }
 
     /// Gives a draining agent calls again. False: it was not draining.
@@ -128,9 +128,9 @@ impl Store {
     pub async fn undrain_agent(&self, id: AgentId) -> Result<bool, StoreError> {
         let mut change = self.change().await?;
         let statement = "UPDATE agents SET state = 'active' WHERE id = ? AND state = 'draining'";
-        let done = sqlx::query(statement).bind(&id.0[..]).execute(&mut *change).await?;
+        let done = query(statement).bind(&id.0[..]).execute(&mut change).await?;
         change.commit().await?;
-        Ok(done.rows_affected() == 1)
+        Ok(done == 1)
     }
 
     /// Takes the right to link away for good. False: it was gone already.
@@ -140,9 +140,9 @@ impl Store {
     pub async fn revoke_agent(&self, id: AgentId) -> Result<bool, StoreError> {
         let mut change = self.change().await?;
         let statement = "UPDATE agents SET state = 'revoked' WHERE id = ? AND state <> 'revoked'";
-        let done = sqlx::query(statement).bind(&id.0[..]).execute(&mut *change).await?;
+        let done = query(statement).bind(&id.0[..]).execute(&mut change).await?;
         change.commit().await?;
-        Ok(done.rows_affected() == 1)
+        Ok(done == 1)
     }
 
     /// Refuses the agent's links until then.
@@ -152,7 +152,7 @@ impl Store {
     pub async fn suspend_agent(&self, id: AgentId, until_unix_ms: u64) -> Result<(), StoreError> {
         let mut change = self.change().await?;
         let statement = "UPDATE agents SET suspended_until_unix_ms = ? WHERE id = ?";
-        sqlx::query(statement).bind(time(until_unix_ms)?).bind(&id.0[..]).execute(&mut *change).await?;
+        query(statement).bind(time(until_unix_ms)?).bind(&id.0[..]).execute(&mut change).await?;
         change.commit().await?;
         Ok(())
     }
@@ -164,9 +164,9 @@ impl Store {
     /// [`StoreError::Query`] or [`StoreError::TimeOutOfRange`].
     pub async fn agents_seen(&self, seen: &[(AgentId, u64)]) -> Result<(), StoreError> {
         let statement = "UPDATE agents SET last_seen_unix_ms = ? WHERE id = ?";
-        let mut together = self.pool.begin().await?;
+        let mut together = self.database.begin().await?;
         for (id, seen_unix_ms) in seen {
-            sqlx::query(statement).bind(time(*seen_unix_ms)?).bind(&id.0[..]).execute(&mut *together).await?;
+            query(statement).bind(time(*seen_unix_ms)?).bind(&id.0[..]).execute(&mut together).await?;
         }
         together.commit().await?;
         Ok(())
@@ -195,7 +195,7 @@ impl fmt::Display for AgentState {
     }
 }
 
-fn agent_of(row: &SqliteRow) -> Result<Agent, StoreError> {
+fn agent_of(row: &Row) -> Result<Agent, StoreError> {
     let state: String = row.try_get("state")?;
     Ok(Agent {
         id: AgentId(bytes(row, "id")?),
@@ -214,10 +214,18 @@ mod tests {
     use keyhaven_protocol::id::TokenId;
 
     use super::*;
+    use crate::on_every_engine;
+    use crate::store::Home;
 
-    #[tokio::test]
-    async fn an_invited_agent_is_found_by_id_and_by_name() {
-        let (_dir, store) = store().await;
+    on_every_engine![
+        an_invited_agent_is_found_by_id_and_by_name,
+        a_name_is_taken_once_and_the_loser_leaves_nothing_behind,
+        states_change_only_in_the_allowed_direction,
+        a_suspension_raises_the_revision_and_a_sighting_does_not,
+    ];
+
+    async fn an_invited_agent_is_found_by_id_and_by_name(home: Home) {
+        let store = home.open().await;
 
         invite(&store, 1, "office").await.unwrap();
 
@@ -232,9 +240,8 @@ mod tests {
         assert_eq!(store.agent_named("nobody").await.unwrap(), None);
     }
 
-    #[tokio::test]
-    async fn a_name_is_taken_once_and_the_loser_leaves_nothing_behind() {
-        let (_dir, store) = store().await;
+    async fn a_name_is_taken_once_and_the_loser_leaves_nothing_behind(home: Home) {
+        let store = home.open().await;
         invite(&store, 1, "office").await.unwrap();
 
         let second = invite(&store, 2, "office").await;
@@ -244,13 +251,12 @@ mod tests {
         assert_eq!(store.revision().await.unwrap(), 1);
     }
 
-    #[tokio::test]
-    async fn states_change_only_in_the_allowed_direction() {
-        let (_dir, store) = store().await;
+    async fn states_change_only_in_the_allowed_direction(home: Home) {
+        let store = home.open().await;
         let id = AgentId([1; 16]);
         invite(&store, 1, "office").await.unwrap();
         assert!(!store.drain_agent(id).await.unwrap(), "invited");
-        activate(&store, id).await;
+        activate(&store).await;
 
         assert!(store.drain_agent(id).await.unwrap());
         assert!(!store.drain_agent(id).await.unwrap(), "already draining");
@@ -265,9 +271,8 @@ mod tests {
         assert_eq!(agent.state, AgentState::Revoked);
     }
 
-    #[tokio::test]
-    async fn a_suspension_raises_the_revision_and_a_sighting_does_not() {
-        let (_dir, store) = store().await;
+    async fn a_suspension_raises_the_revision_and_a_sighting_does_not(home: Home) {
+        let store = home.open().await;
         let id = AgentId([1; 16]);
         invite(&store, 1, "office").await.unwrap();
 
@@ -282,12 +287,6 @@ mod tests {
         assert_eq!(store.revision().await.unwrap(), raised);
     }
 
-    async fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
-        (dir, store)
-    }
-
     async fn invite(store: &Store, n: u8, name: &str) -> Result<(), StoreError> {
         let token = NewToken {
             id: TokenId([n; 16]),
@@ -299,11 +298,7 @@ mod tests {
         store.invite_agent(name, &token).await
     }
 
-    async fn activate(store: &Store, id: AgentId) {
-        sqlx::query("UPDATE agents SET state = 'active' WHERE id = ?")
-            .bind(&id.0[..])
-            .execute(&store.pool)
-            .await
-            .unwrap();
+    async fn activate(store: &Store) {
+        store.raw("UPDATE agents SET state = 'active'").await;
     }
 }

@@ -7,13 +7,13 @@ use std::str::FromStr;
 use keyhaven_protocol::id::AccountId;
 use keyhaven_protocol::id::ApiKeyId;
 use keyhaven_protocol::money::NanoUsd;
-use sqlx::Row;
-use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 
 use super::Store;
 use super::StoreError;
 use super::bytes;
+use super::engine::Row;
+use super::engine::Tx;
+use super::engine::query;
 use super::maybe_number;
 use super::number;
 use super::time;
@@ -52,14 +52,14 @@ impl Store {
         let mut change = self.change().await?;
         let statement = "INSERT INTO api_keys (id, name, key_hash, masked, created_unix_ms, account_id) \
                          VALUES (?, ?, ?, ?, ?, ?)";
-        sqlx::query(statement)
+        query(statement)
             .bind(&key.id.0[..])
             .bind(&key.name)
             .bind(&key.key_hash[..])
             .bind(&key.masked)
             .bind(time(key.created_unix_ms)?)
             .bind(&key.account.0[..])
-            .execute(&mut *change)
+            .execute(&mut change)
             .await?;
         write_policy(&mut change, key.id, &key.policy).await?;
         change.commit().await?;
@@ -97,9 +97,9 @@ impl Store {
         let mut change = self.change().await?;
         let statement = "UPDATE api_keys SET revoked_unix_ms = ? \
                          WHERE id = ? AND revoked_unix_ms IS NULL";
-        let done = sqlx::query(statement).bind(time(now_unix_ms)?).bind(&id.0[..]).execute(&mut *change).await?;
+        let done = query(statement).bind(time(now_unix_ms)?).bind(&id.0[..]).execute(&mut change).await?;
         change.commit().await?;
-        Ok(done.rows_affected() == 1)
+        Ok(done == 1)
     }
 
     /// Writes down when keys were used last, all of them or none. Decides
@@ -109,20 +109,20 @@ impl Store {
     /// [`StoreError::Query`] or [`StoreError::TimeOutOfRange`].
     pub async fn api_keys_used(&self, uses: &[(ApiKeyId, u64)]) -> Result<(), StoreError> {
         let statement = "UPDATE api_keys SET last_used_unix_ms = ? WHERE id = ?";
-        let mut together = self.pool.begin().await?;
+        let mut together = self.database.begin().await?;
         for (id, used_unix_ms) in uses {
-            sqlx::query(statement).bind(time(*used_unix_ms)?).bind(&id.0[..]).execute(&mut *together).await?;
+            query(statement).bind(time(*used_unix_ms)?).bind(&id.0[..]).execute(&mut together).await?;
         }
         together.commit().await?;
         Ok(())
     }
 }
 
-async fn write_policy(change: &mut SqliteConnection, id: ApiKeyId, policy: &KeyPolicy) -> Result<bool, StoreError> {
+async fn write_policy(change: &mut Tx, id: ApiKeyId, policy: &KeyPolicy) -> Result<bool, StoreError> {
     let statement = "UPDATE api_keys SET mode = ?, budget_day_nano_usd = ?, budget_month_nano_usd = ?, \
                      budget_total_nano_usd = ?, models = ?, networks = ?, expires_unix_ms = ? WHERE id = ?";
     let networks: Vec<String> = policy.networks.iter().map(ToString::to_string).collect();
-    let done = sqlx::query(statement)
+    let done = query(statement)
         .bind(policy.mode.name())
         .bind(policy.budgets.day.map(|amount| amount.0))
         .bind(policy.budgets.month.map(|amount| amount.0))
@@ -133,10 +133,10 @@ async fn write_policy(change: &mut SqliteConnection, id: ApiKeyId, policy: &KeyP
         .bind(&id.0[..])
         .execute(change)
         .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(done == 1)
 }
 
-fn api_key_of(row: &SqliteRow) -> Result<ApiKey, StoreError> {
+fn api_key_of(row: &Row) -> Result<ApiKey, StoreError> {
     Ok(ApiKey {
         id: ApiKeyId(bytes(row, "id")?),
         name: row.try_get("name")?,
@@ -150,8 +150,8 @@ fn api_key_of(row: &SqliteRow) -> Result<ApiKey, StoreError> {
     })
 }
 
-fn policy_of(row: &SqliteRow) -> Result<KeyPolicy, StoreError> {
-    let amount = |column| row.try_get::<Option<i64>, _>(column).map(|amount| amount.map(NanoUsd));
+fn policy_of(row: &Row) -> Result<KeyPolicy, StoreError> {
+    let amount = |column| row.try_get::<Option<i64>>(column).map(|amount| amount.map(NanoUsd));
     Ok(KeyPolicy {
         mode: parsed(row.try_get("mode")?, "mode")?,
         budgets: Budgets {
@@ -177,12 +177,20 @@ fn parsed<T: FromStr>(text: &str, column: &'static str) -> Result<T, StoreError>
 mod tests {
     use super::*;
     use crate::key_policy::Mode;
+    use crate::on_every_engine;
+    use crate::store::Home;
     use crate::store::accounts::DEFAULT_ACCOUNT;
 
-    #[tokio::test]
-    async fn what_a_key_may_do_is_kept_and_replaced_as_a_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    on_every_engine![
+        what_a_key_may_do_is_kept_and_replaced_as_a_whole,
+        a_key_is_listed_as_it_was_added_and_revoked_once,
+        two_keys_cannot_share_a_hash_but_may_share_a_name,
+        a_use_is_written_down_without_raising_the_revision,
+        uses_are_written_down_together_or_not_at_all,
+    ];
+
+    async fn what_a_key_may_do_is_kept_and_replaced_as_a_whole(home: Home) {
+        let store = home.open().await;
         let policy = KeyPolicy {
             mode: Mode::Exact,
             budgets: Budgets { day: Some(NanoUsd(5)), month: None, total: Some(NanoUsd(7)) },
@@ -202,10 +210,8 @@ mod tests {
         assert!(store.revision().await.unwrap() > before);
     }
 
-    #[tokio::test]
-    async fn a_key_is_listed_as_it_was_added_and_revoked_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn a_key_is_listed_as_it_was_added_and_revoked_once(home: Home) {
+        let store = home.open().await;
         let key = key(1);
         store.insert_api_key(&key).await.unwrap();
         assert_eq!(store.api_keys().await.unwrap(), std::slice::from_ref(&key));
@@ -218,10 +224,8 @@ mod tests {
         assert_eq!(listed[0].revoked_unix_ms, Some(2000));
     }
 
-    #[tokio::test]
-    async fn two_keys_cannot_share_a_hash_but_may_share_a_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn two_keys_cannot_share_a_hash_but_may_share_a_name(home: Home) {
+        let store = home.open().await;
         store.insert_api_key(&key(1)).await.unwrap();
         store.insert_api_key(&key(2)).await.unwrap();
 
@@ -231,10 +235,8 @@ mod tests {
         assert!(matches!(refused, Err(StoreError::Exists)));
     }
 
-    #[tokio::test]
-    async fn a_use_is_written_down_without_raising_the_revision() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn a_use_is_written_down_without_raising_the_revision(home: Home) {
+        let store = home.open().await;
         store.insert_api_key(&key(1)).await.unwrap();
         let before = store.revision().await.unwrap();
 
@@ -245,10 +247,8 @@ mod tests {
         assert_eq!(store.revision().await.unwrap(), before);
     }
 
-    #[tokio::test]
-    async fn uses_are_written_down_together_or_not_at_all() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn uses_are_written_down_together_or_not_at_all(home: Home) {
+        let store = home.open().await;
         store.insert_api_key(&key(1)).await.unwrap();
         store.insert_api_key(&key(2)).await.unwrap();
 

@@ -9,15 +9,16 @@ use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::ApiKeyId;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::money::NanoUsd;
-use sqlx::QueryBuilder;
-use sqlx::Row;
-use sqlx::Sqlite;
-use sqlx::sqlite::SqliteRow;
 
 use super::Store;
 use super::StoreError;
 use super::amount;
 use super::bytes;
+use super::engine::REPORT_TIME_MAX;
+use super::engine::Row;
+use super::engine::Rows;
+use super::engine::marks;
+use super::engine::query;
 use super::ledger::Batch;
 use super::number;
 use super::time;
@@ -93,11 +94,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`].
     pub async fn call_json(&self, call: CallId) -> Result<Option<String>, StoreError> {
-        let row = sqlx::query("SELECT record FROM calls WHERE call_id = ?")
+        let row = query("SELECT record FROM calls WHERE call_id = ?")
             .bind(&call.0[..])
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.database)
             .await?;
-        row.map(|row| row.try_get("record").map_err(StoreError::from)).transpose()
+        row.map(|row| row.try_get("record")).transpose()
     }
 
     /// Calls summed up by key and model, the dearest first.
@@ -105,24 +106,24 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`] or [`StoreError::Damaged`].
     pub async fn usage(&self, filter: &UsageFilter) -> Result<Vec<UsageRow>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT account_id, api_key_id, model, COUNT(*) AS calls, SUM(estimated) AS estimated, \
-             SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens, \
-             SUM(list_nano_usd) AS list_nano_usd, SUM(cost_nano_usd) AS cost_nano_usd FROM calls \
-             WHERE began_unix_ms >= ",
+        let mut usage = query(
+            "SELECT account_id, api_key_id, model, COUNT(*) AS calls, CAST(SUM(estimated) AS SIGNED) AS estimated, \
+             CAST(SUM(input_tokens) AS SIGNED) AS input_tokens, CAST(SUM(output_tokens) AS SIGNED) AS output_tokens, \
+             CAST(SUM(list_nano_usd) AS SIGNED) AS list_nano_usd, CAST(SUM(cost_nano_usd) AS SIGNED) AS cost_nano_usd \
+             FROM calls WHERE began_unix_ms >= ?",
         );
-        query.push_bind(time(filter.since_unix_ms)?);
+        usage = usage.bind(time(filter.since_unix_ms)?);
         if let Some(account) = filter.account {
-            query.push(" AND account_id = ").push_bind(account.0.to_vec());
+            usage = usage.and(" AND account_id = ?").bind(account.0);
         }
         if let Some(key) = filter.key {
-            query.push(" AND api_key_id = ").push_bind(key.0.to_vec());
+            usage = usage.and(" AND api_key_id = ?").bind(key.0);
         }
         if let Some(model) = &filter.model {
-            query.push(" AND model = ").push_bind(model.clone());
+            usage = usage.and(" AND model = ?").bind(model);
         }
-        query.push(" GROUP BY account_id, api_key_id, model ORDER BY cost_nano_usd DESC, model");
-        let rows = query.build().fetch_all(&self.pool).await?;
+        usage = usage.and(" GROUP BY account_id, api_key_id, model ORDER BY SUM(calls.cost_nano_usd) DESC, model");
+        let rows = usage.within(REPORT_TIME_MAX).fetch_all(&self.database).await?;
         rows.iter().map(usage_of).collect()
     }
 }
@@ -136,13 +137,13 @@ impl Batch {
         if calls.is_empty() {
             return Ok(HashSet::new());
         }
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT call_id FROM calls WHERE call_id IN (");
-        let mut ids = query.separated(", ");
-        for call in calls {
-            ids.push_bind(call.0.to_vec());
+        // As many places as a power of two, so that there are few texts of this statement.
+        let places = calls.len().next_power_of_two();
+        let mut among = query(format!("SELECT call_id FROM calls WHERE call_id IN ({})", marks(places)));
+        for call in calls.iter().chain(std::iter::repeat(&calls[0])).take(places) {
+            among = among.bind(&call.0[..]);
         }
-        query.push(")");
-        let rows = query.build().fetch_all(&mut *self.change).await?;
+        let rows = among.fetch_all(&mut self.change).await?;
         rows.iter().map(|row| bytes(row, "call_id").map(CallId)).collect()
     }
 
@@ -151,36 +152,34 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Query`], or [`StoreError::Exists`] if one is there already.
     pub async fn insert_calls(&mut self, calls: &[CallRow]) -> Result<(), StoreError> {
-        if calls.is_empty() {
-            return Ok(());
-        }
         let batch = i64::try_from(self.number).map_err(|_| StoreError::TimeOutOfRange)?;
         let count = |quantity: u64| i64::try_from(quantity).unwrap_or(i64::MAX);
-        let mut rows = QueryBuilder::<Sqlite>::new(
+        let mut rows = Rows::new(
             "INSERT INTO calls (call_id, account_id, api_key_id, agent_id, model, began_unix_ms, input_tokens, \
-             output_tokens, list_nano_usd, cost_nano_usd, estimated, batch, record) ",
+             output_tokens, list_nano_usd, cost_nano_usd, estimated, batch, record)",
         );
-        rows.push_values(calls, |mut row, call| {
-            row.push_bind(&call.call.0[..])
-                .push_bind(&call.account.0[..])
-                .push_bind(&call.key.0[..])
-                .push_bind(call.agent.as_ref().map(|agent| &agent.0[..]))
-                .push_bind(&call.model)
-                .push_bind(count(call.began_unix_ms))
-                .push_bind(count(call.input_tokens))
-                .push_bind(count(call.output_tokens))
-                .push_bind(call.list.0)
-                .push_bind(call.cost.0)
-                .push_bind(i64::from(call.estimated))
-                .push_bind(batch)
-                .push_bind(&call.json);
-        });
-        rows.build().execute(&mut *self.change).await?;
-        Ok(())
+        for call in calls {
+            rows.push([
+                (&call.call.0[..]).into(),
+                (&call.account.0[..]).into(),
+                (&call.key.0[..]).into(),
+                call.agent.as_ref().map(|agent| &agent.0[..]).into(),
+                (&call.model).into(),
+                count(call.began_unix_ms).into(),
+                count(call.input_tokens).into(),
+                count(call.output_tokens).into(),
+                call.list.0.into(),
+                call.cost.0.into(),
+                i64::from(call.estimated).into(),
+                batch.into(),
+                (&call.json).into(),
+            ]);
+        }
+        rows.insert(&mut self.change).await
     }
 }
 
-fn usage_of(row: &SqliteRow) -> Result<UsageRow, StoreError> {
+fn usage_of(row: &Row) -> Result<UsageRow, StoreError> {
     Ok(UsageRow {
         account: AccountId(bytes(row, "account_id")?),
         key: ApiKeyId(bytes(row, "api_key_id")?),
@@ -197,11 +196,13 @@ fn usage_of(row: &SqliteRow) -> Result<UsageRow, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::on_every_engine;
+    use crate::store::Home;
 
-    #[tokio::test]
-    async fn calls_are_written_once_and_summed_up_by_key_and_model() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    on_every_engine![calls_are_written_once_and_summed_up_by_key_and_model,];
+
+    async fn calls_are_written_once_and_summed_up_by_key_and_model(home: Home) {
+        let store = home.open().await;
         let mut batch = store.begin_batch(None, 1).await.unwrap();
         let rows = [row(1, 1, "small", 5), row(2, 1, "large", 70), row(3, 1, "large", 30), row(4, 2, "large", 1)];
         batch.insert_calls(&rows).await.unwrap();

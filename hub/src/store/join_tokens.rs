@@ -7,15 +7,14 @@ use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::TokenId;
 use sha2::Digest;
 use sha2::Sha256;
-use sqlx::Row;
-use sqlx::Sqlite;
-use sqlx::Transaction;
-use sqlx::sqlite::SqliteRow;
 use subtle::ConstantTimeEq;
 
 use super::Store;
 use super::StoreError;
 use super::bytes;
+use super::engine::Row;
+use super::engine::Tx;
+use super::engine::query;
 use super::maybe_bytes;
 use super::number;
 use super::time;
@@ -94,12 +93,6 @@ pub enum RedeemError {
     Store(#[from] StoreError),
 }
 
-impl From<sqlx::Error> for RedeemError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
 /// What is stored of a token's secret.
 pub fn secret_hash(secret: &[u8; 32]) -> [u8; 32] {
     Sha256::digest(secret).into()
@@ -124,7 +117,7 @@ impl Store {
     pub async fn token(&self, id: TokenId) -> Result<Option<Token>, StoreError> {
         let statement = "SELECT id, agent_id, secret_hash, created_unix_ms, expires_unix_ms, \
                          bound_public_key, state FROM join_tokens WHERE id = ?";
-        let row = sqlx::query(statement).bind(&id.0[..]).fetch_optional(&self.pool).await?;
+        let row = query(statement).bind(&id.0[..]).fetch_optional(&self.database).await?;
         row.as_ref().map(token_of).transpose()
     }
 
@@ -136,7 +129,7 @@ impl Store {
         let statement = "SELECT id, agent_id, secret_hash, created_unix_ms, expires_unix_ms, \
                          bound_public_key, state FROM join_tokens WHERE agent_id = ? \
                          ORDER BY created_unix_ms, id";
-        let rows = sqlx::query(statement).bind(&agent.0[..]).fetch_all(&self.pool).await?;
+        let rows = query(statement).bind(&agent.0[..]).fetch_all(&self.database).await?;
         rows.iter().map(token_of).collect()
     }
 
@@ -201,87 +194,56 @@ impl Store {
 }
 
 impl NewToken {
-    pub(super) async fn insert(&self, change: &mut Transaction<'static, Sqlite>) -> Result<(), StoreError> {
+    pub(super) async fn insert(&self, change: &mut Tx) -> Result<(), StoreError> {
         let statement = "INSERT INTO join_tokens \
                          (id, agent_id, secret_hash, created_unix_ms, expires_unix_ms, state) \
                          VALUES (?, ?, ?, ?, ?, 'issued')";
-        sqlx::query(statement)
+        query(statement)
             .bind(&self.id.0[..])
             .bind(&self.agent.0[..])
             .bind(&self.secret_hash[..])
             .bind(time(self.created_unix_ms)?)
             .bind(time(self.expires_unix_ms)?)
-            .execute(&mut **change)
+            .execute(change)
             .await?;
         Ok(())
     }
 }
 
-async fn bind_token(
-    change: &mut Transaction<'static, Sqlite>,
-    id: TokenId,
-    public_key: &[u8; 32],
-) -> Result<bool, StoreError> {
+async fn bind_token(change: &mut Tx, id: TokenId, public_key: &[u8; 32]) -> Result<bool, StoreError> {
     let statement = "UPDATE join_tokens SET bound_public_key = ?, state = 'bound' \
                      WHERE id = ? AND state <> 'used' \
                      AND (bound_public_key IS NULL OR bound_public_key = ?)";
-    let done = sqlx::query(statement)
-        .bind(&public_key[..])
-        .bind(&id.0[..])
-        .bind(&public_key[..])
-        .execute(&mut **change)
-        .await?;
-    Ok(done.rows_affected() == 1)
+    let done = query(statement).bind(&public_key[..]).bind(&id.0[..]).bind(&public_key[..]).execute(change).await?;
+    Ok(done == 1)
 }
 
-async fn bind_agent(
-    change: &mut Transaction<'static, Sqlite>,
-    agent: AgentId,
-    public_key: &[u8; 32],
-) -> Result<bool, StoreError> {
+async fn bind_agent(change: &mut Tx, agent: AgentId, public_key: &[u8; 32]) -> Result<bool, StoreError> {
     let statement = "UPDATE agents SET public_key = ? WHERE id = ? AND state <> 'revoked' \
                      AND (public_key IS NULL OR public_key = ?)";
-    let done = sqlx::query(statement)
-        .bind(&public_key[..])
-        .bind(&agent.0[..])
-        .bind(&public_key[..])
-        .execute(&mut **change)
-        .await?;
-    Ok(done.rows_affected() == 1)
+    let done = query(statement).bind(&public_key[..]).bind(&agent.0[..]).bind(&public_key[..]).execute(change).await?;
+    Ok(done == 1)
 }
 
-async fn agent_name(change: &mut Transaction<'static, Sqlite>, agent: AgentId) -> Result<String, StoreError> {
-    let row = sqlx::query("SELECT name FROM agents WHERE id = ?").bind(&agent.0[..]).fetch_one(&mut **change).await?;
-    Ok(row.try_get("name")?)
+async fn agent_name(change: &mut Tx, agent: AgentId) -> Result<String, StoreError> {
+    let row = query("SELECT name FROM agents WHERE id = ?").bind(&agent.0[..]).fetch_one(change).await?;
+    row.try_get("name")
 }
 
-async fn use_token(
-    change: &mut Transaction<'static, Sqlite>,
-    id: TokenId,
-    public_key: &[u8; 32],
-) -> Result<bool, StoreError> {
+async fn use_token(change: &mut Tx, id: TokenId, public_key: &[u8; 32]) -> Result<bool, StoreError> {
     let statement = "UPDATE join_tokens SET state = 'used' WHERE id = ? AND bound_public_key = ?";
-    let done = sqlx::query(statement).bind(&id.0[..]).bind(&public_key[..]).execute(&mut **change).await?;
-    Ok(done.rows_affected() == 1)
+    let done = query(statement).bind(&id.0[..]).bind(&public_key[..]).execute(change).await?;
+    Ok(done == 1)
 }
 
-async fn activate_agent(
-    change: &mut Transaction<'static, Sqlite>,
-    agent: AgentId,
-    now_unix_ms: u64,
-) -> Result<(), StoreError> {
+async fn activate_agent(change: &mut Tx, agent: AgentId, now_unix_ms: u64) -> Result<(), StoreError> {
     let statement = "UPDATE agents SET state = 'active', first_linked_unix_ms = ?, \
                      last_seen_unix_ms = ? WHERE id = ? AND state = 'invited'";
-    sqlx::query(statement)
-        .bind(time(now_unix_ms)?)
-        .bind(time(now_unix_ms)?)
-        .bind(&agent.0[..])
-        .execute(&mut **change)
-        .await?;
+    query(statement).bind(time(now_unix_ms)?).bind(time(now_unix_ms)?).bind(&agent.0[..]).execute(change).await?;
     Ok(())
 }
 
-fn token_of(row: &SqliteRow) -> Result<Token, StoreError> {
+fn token_of(row: &Row) -> Result<Token, StoreError> {
     let state: String = row.try_get("state")?;
     Ok(Token {
         id: TokenId(bytes(row, "id")?),
@@ -304,7 +266,20 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
+    use crate::on_every_engine;
+    use crate::on_every_engine_threaded;
+    use crate::store::Home;
     use crate::store::agents::AgentState;
+
+    on_every_engine![
+        the_first_key_joins_and_the_token_is_dead_after_the_heartbeat,
+        the_same_key_may_retry_until_its_first_heartbeat_and_no_other_may,
+        every_refusal_is_its_own_and_changes_nothing,
+        a_revoked_agents_token_binds_nothing,
+        another_token_of_a_joined_agent_is_good_for_its_own_key_only,
+    ];
+
+    on_every_engine_threaded![of_fifty_keys_that_present_one_token_at_once_exactly_one_wins];
 
     const ID: TokenId = TokenId([1; 16]);
     const AGENT: AgentId = AgentId([7; 16]);
@@ -312,9 +287,8 @@ mod tests {
     const KEY: [u8; 32] = [3; 32];
     const OTHER_KEY: [u8; 32] = [4; 32];
 
-    #[tokio::test]
-    async fn the_first_key_joins_and_the_token_is_dead_after_the_heartbeat() {
-        let (_dir, store) = invited().await;
+    async fn the_first_key_joins_and_the_token_is_dead_after_the_heartbeat(home: Home) {
+        let store = invited(&home).await;
 
         let redeemed = store.redeem(ID, &SECRET, &KEY, 1500).await.unwrap();
         assert_eq!(redeemed.agent, AGENT);
@@ -335,9 +309,8 @@ mod tests {
         assert_eq!(same.first_linked_unix_ms, Some(1600));
     }
 
-    #[tokio::test]
-    async fn the_same_key_may_retry_until_its_first_heartbeat_and_no_other_may() {
-        let (_dir, store) = invited().await;
+    async fn the_same_key_may_retry_until_its_first_heartbeat_and_no_other_may(home: Home) {
+        let store = invited(&home).await;
         store.redeem(ID, &SECRET, &KEY, 1500).await.unwrap();
 
         store.redeem(ID, &SECRET, &KEY, 1501).await.unwrap();
@@ -350,9 +323,8 @@ mod tests {
         assert_eq!(agent.public_key, Some(KEY));
     }
 
-    #[tokio::test]
-    async fn every_refusal_is_its_own_and_changes_nothing() {
-        let (_dir, store) = invited().await;
+    async fn every_refusal_is_its_own_and_changes_nothing(home: Home) {
+        let store = invited(&home).await;
         let before = store.revision().await.unwrap();
 
         let unknown = store.redeem(TokenId([9; 16]), &SECRET, &KEY, 1500).await;
@@ -369,9 +341,8 @@ mod tests {
         assert_eq!(token.state, TokenState::Issued);
     }
 
-    #[tokio::test]
-    async fn a_revoked_agents_token_binds_nothing() {
-        let (_dir, store) = invited().await;
+    async fn a_revoked_agents_token_binds_nothing(home: Home) {
+        let store = invited(&home).await;
         store.revoke_agent(AGENT).await.unwrap();
 
         let refused = store.redeem(ID, &SECRET, &KEY, 1500).await;
@@ -381,9 +352,8 @@ mod tests {
         assert_eq!(token.bound_public_key, None);
     }
 
-    #[tokio::test]
-    async fn another_token_of_a_joined_agent_is_good_for_its_own_key_only() {
-        let (_dir, store) = invited().await;
+    async fn another_token_of_a_joined_agent_is_good_for_its_own_key_only(home: Home) {
+        let store = invited(&home).await;
         store.redeem(ID, &SECRET, &KEY, 1500).await.unwrap();
         store.mark_joined(ID, &KEY, 1500).await.unwrap();
         let second = TokenId([2; 16]);
@@ -399,9 +369,8 @@ mod tests {
         assert_eq!(states, [TokenState::Used, TokenState::Bound]);
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn of_fifty_keys_that_present_one_token_at_once_exactly_one_wins() {
-        let (_dir, store) = invited().await;
+    async fn of_fifty_keys_that_present_one_token_at_once_exactly_one_wins(home: Home) {
+        let store = invited(&home).await;
 
         let outcomes = join_all((0..50u8).map(|n| {
             let store = store.clone();
@@ -426,10 +395,9 @@ mod tests {
         NewToken { id, agent: AGENT, secret_hash: secret_hash(&SECRET), created_unix_ms: 1000, expires_unix_ms: 2000 }
     }
 
-    async fn invited() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn invited(home: &Home) -> Store {
+        let store = home.open().await;
         store.invite_agent("office", &token(ID)).await.unwrap();
-        (dir, store)
+        store
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Invariant: a boot that has ended has no leases and no holds once its last batch is swept.
 
-use std::collections::HashSet;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -12,16 +11,23 @@ use keyhaven_protocol::id::AccountId;
 use keyhaven_protocol::id::ApiKeyId;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::money::NanoUsd;
-use sqlx::Row;
 use uuid::Uuid;
 
 use super::Store;
 use super::StoreError;
 use super::amount;
 use super::bytes;
+use super::engine::Row;
+use super::engine::Rows;
+use super::engine::Update;
+use super::engine::marks;
+use super::engine::query;
 use super::ledger::Batch;
 use super::number;
 use super::time;
+
+/// Calls in one statement that forgets them.
+const CALLS_AT_ONCE: usize = 1024;
 
 /// One life of one hub process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -122,13 +128,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`].
     pub async fn begin_boot(&self, boot: BootId, now_unix_ms: u64) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO boots (id, started_unix_ms, seen_unix_ms) VALUES (?, ?, ?)")
-            .bind(&boot.0[..])
-            .bind(time(now_unix_ms)?)
-            .bind(time(now_unix_ms)?)
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+        let mut tx = self.database.begin().await?;
+        let mut rows = Rows::new("INSERT INTO boots (id, started_unix_ms, seen_unix_ms)");
+        rows.push([(&boot.0[..]).into(), time(now_unix_ms)?.into(), time(now_unix_ms)?.into()]);
+        rows.upsert("id", &[Update::Set("seen_unix_ms")], &mut tx).await?;
+        tx.commit().await
     }
 
     /// The boots that have not ended, or have ended with holds or leases left.
@@ -138,7 +142,7 @@ impl Store {
     pub async fn boots(&self) -> Result<Vec<Boot>, StoreError> {
         let statement = "SELECT id, seen_unix_ms FROM boots WHERE ended_unix_ms IS NULL \
                          OR id IN (SELECT boot_id FROM holds) OR id IN (SELECT boot_id FROM budget_leases)";
-        let rows = sqlx::query(statement).fetch_all(&self.pool).await?;
+        let rows = query(statement).fetch_all(&self.database).await?;
         let boot_of = |row| Ok(Boot { id: BootId(bytes(row, "id")?), seen_unix_ms: number(row, "seen_unix_ms")? });
         rows.iter().map(boot_of).collect()
     }
@@ -158,13 +162,13 @@ impl Batch {
     ) -> Result<bool, StoreError> {
         let statement = "UPDATE boots SET ended_unix_ms = ? WHERE id = ? AND ended_unix_ms IS NULL \
                          AND seen_unix_ms <= ?";
-        let done = sqlx::query(statement)
+        let done = query(statement)
             .bind(time(now_unix_ms)?)
             .bind(&boot.0[..])
             .bind(i64::try_from(unseen_since_unix_ms).unwrap_or(i64::MAX))
-            .execute(&mut *self.change)
+            .execute(&mut self.change)
             .await?;
-        Ok(done.rows_affected() == 1)
+        Ok(done == 1)
     }
 
     /// Whether a boot has ended.
@@ -173,7 +177,7 @@ impl Batch {
     /// [`StoreError::Query`].
     pub async fn has_ended(&mut self, boot: BootId) -> Result<bool, StoreError> {
         let statement = "SELECT COUNT(*) AS found FROM boots WHERE id = ? AND ended_unix_ms IS NULL";
-        let row = sqlx::query(statement).bind(&boot.0[..]).fetch_one(&mut *self.change).await?;
+        let row = query(statement).bind(&boot.0[..]).fetch_one(&mut self.change).await?;
         Ok(number(&row, "found")? == 0)
     }
 
@@ -183,47 +187,34 @@ impl Batch {
     /// [`StoreError::Query`].
     pub async fn leased_elsewhere(&mut self, purse: Purse, boot: BootId) -> Result<NanoUsd, StoreError> {
         let statement = "SELECT nano_usd FROM budget_leases WHERE purse_id = ? AND period = ? AND boot_id <> ?";
-        let rows = sqlx::query(statement)
-            .bind(purse.id().to_vec())
+        let rows = query(statement)
+            .bind(purse.id())
             .bind(purse.period())
             .bind(&boot.0[..])
-            .fetch_all(&mut *self.change)
+            .fetch_all(&mut self.change)
             .await?;
         rows.iter().try_fold(NanoUsd::ZERO, |sum, row| Ok(NanoUsd(sum.0.saturating_add(amount(row, "nano_usd")?.0))))
     }
 
-    /// Says how much of a purse a boot may still spend; nothing is no lease.
+    /// Says how much of each purse a boot may still spend; nothing is no lease.
     ///
     /// # Errors
     /// [`StoreError::Query`].
-    pub async fn set_lease(&mut self, purse: Purse, boot: BootId, lease: NanoUsd) -> Result<(), StoreError> {
-        if lease <= NanoUsd::ZERO {
-            sqlx::query("DELETE FROM budget_leases WHERE purse_id = ? AND period = ? AND boot_id = ?")
-                .bind(purse.id().to_vec())
+    pub async fn set_leases(&mut self, boot: BootId, leases: &[(Purse, NanoUsd)]) -> Result<(), StoreError> {
+        let mut rows = Rows::new("INSERT INTO budget_leases (purse_id, period, boot_id, nano_usd)");
+        for (purse, lease) in leases {
+            if *lease > NanoUsd::ZERO {
+                rows.push([purse.id().into(), purse.period().into(), (&boot.0[..]).into(), lease.0.into()]);
+                continue;
+            }
+            query("DELETE FROM budget_leases WHERE purse_id = ? AND period = ? AND boot_id = ?")
+                .bind(purse.id())
                 .bind(purse.period())
                 .bind(&boot.0[..])
-                .execute(&mut *self.change)
-                .await?;
-            return Ok(());
-        }
-        let statement = "UPDATE budget_leases SET nano_usd = ? WHERE purse_id = ? AND period = ? AND boot_id = ?";
-        let done = sqlx::query(statement)
-            .bind(lease.0)
-            .bind(purse.id().to_vec())
-            .bind(purse.period())
-            .bind(&boot.0[..])
-            .execute(&mut *self.change)
-            .await?;
-        if done.rows_affected() == 0 {
-            sqlx::query("INSERT INTO budget_leases (purse_id, period, boot_id, nano_usd) VALUES (?, ?, ?, ?)")
-                .bind(purse.id().to_vec())
-                .bind(purse.period())
-                .bind(&boot.0[..])
-                .bind(lease.0)
-                .execute(&mut *self.change)
+                .execute(&mut self.change)
                 .await?;
         }
-        Ok(())
+        rows.upsert("purse_id, period, boot_id", &[Update::Set("nano_usd")], &mut self.change).await
     }
 
     /// Gives back all that a boot has leased.
@@ -231,53 +222,41 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Query`].
     pub async fn end_leases(&mut self, boot: BootId) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM budget_leases WHERE boot_id = ?").bind(&boot.0[..]).execute(&mut *self.change).await?;
+        query("DELETE FROM budget_leases WHERE boot_id = ?").bind(&boot.0[..]).execute(&mut self.change).await?;
         Ok(())
     }
 
-    /// Writes down a call that is under way, for the first time.
+    /// Writes down what is known of calls that are under way.
     ///
     /// # Errors
     /// [`StoreError::Query`].
-    pub async fn insert_hold(&mut self, boot: BootId, held: &HeldCall) -> Result<(), StoreError> {
-        let statement = "INSERT INTO holds (call_id, boot_id, observed_nano_usd, seen_unix_ms, call) \
-                         VALUES (?, ?, ?, ?, ?)";
-        sqlx::query(statement)
-            .bind(&held.call.0[..])
-            .bind(&boot.0[..])
-            .bind(held.observed.0)
-            .bind(time(held.seen_unix_ms)?)
-            .bind(&held.json)
-            .execute(&mut *self.change)
-            .await?;
-        Ok(())
-    }
-
-    /// Writes down anew what is known of a call that is under way. False: it is not there.
-    ///
-    /// # Errors
-    /// [`StoreError::Query`].
-    pub async fn update_hold(&mut self, boot: BootId, held: &HeldCall) -> Result<bool, StoreError> {
-        let statement = "UPDATE holds SET boot_id = ?, observed_nano_usd = ?, seen_unix_ms = ?, call = ? \
-                         WHERE call_id = ?";
-        let done = sqlx::query(statement)
-            .bind(&boot.0[..])
-            .bind(held.observed.0)
-            .bind(time(held.seen_unix_ms)?)
-            .bind(&held.json)
-            .bind(&held.call.0[..])
-            .execute(&mut *self.change)
-            .await?;
-        Ok(done.rows_affected() == 1)
+    pub async fn put_holds(&mut self, boot: BootId, calls: &[HeldCall]) -> Result<(), StoreError> {
+        let mut rows = Rows::new("INSERT INTO holds (call_id, boot_id, observed_nano_usd, seen_unix_ms, `call`)");
+        for held in calls {
+            rows.push([
+                (&held.call.0[..]).into(),
+                (&boot.0[..]).into(),
+                held.observed.0.into(),
+                time(held.seen_unix_ms)?.into(),
+                (&held.json).into(),
+            ]);
+        }
+        let updates = ["boot_id", "observed_nano_usd", "seen_unix_ms", "`call`"].map(Update::Set);
+        rows.upsert("call_id", &updates, &mut self.change).await
     }
 
     /// Forgets calls that are over.
     ///
     /// # Errors
     /// [`StoreError::Query`].
-    pub async fn delete_holds(&mut self, calls: &HashSet<CallId>) -> Result<(), StoreError> {
-        for call in calls {
-            sqlx::query("DELETE FROM holds WHERE call_id = ?").bind(&call.0[..]).execute(&mut *self.change).await?;
+    pub async fn delete_holds(&mut self, calls: &[CallId]) -> Result<(), StoreError> {
+        for calls in calls.chunks(CALLS_AT_ONCE) {
+            let places = calls.len().next_power_of_two();
+            let mut delete = query(format!("DELETE FROM holds WHERE call_id IN ({})", marks(places)));
+            for call in calls.iter().chain(std::iter::repeat(&calls[0])).take(places) {
+                delete = delete.bind(&call.0[..]);
+            }
+            delete.execute(&mut self.change).await?;
         }
         Ok(())
     }
@@ -287,10 +266,10 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Query`] or [`StoreError::Damaged`].
     pub async fn holds_of(&mut self, boot: BootId, most: u32) -> Result<Vec<HeldCall>, StoreError> {
-        let statement = "SELECT call_id, observed_nano_usd, seen_unix_ms, call FROM holds WHERE boot_id = ? \
+        let statement = "SELECT call_id, observed_nano_usd, seen_unix_ms, `call` FROM holds WHERE boot_id = ? \
                          ORDER BY call_id LIMIT ?";
-        let rows = sqlx::query(statement).bind(&boot.0[..]).bind(i64::from(most)).fetch_all(&mut *self.change).await?;
-        let held_of = |row: &sqlx::sqlite::SqliteRow| {
+        let rows = query(statement).bind(&boot.0[..]).bind(i64::from(most)).fetch_all(&mut self.change).await?;
+        let held_of = |row: &Row| {
             Ok(HeldCall {
                 call: CallId(bytes(row, "call_id")?),
                 observed: amount(row, "observed_nano_usd")?,
@@ -311,6 +290,14 @@ impl fmt::Display for BootId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::on_every_engine;
+    use crate::store::Home;
+
+    on_every_engine![
+        a_boot_that_was_ended_writes_no_batch,
+        leases_are_set_as_a_whole_and_seen_by_others,
+        a_hold_is_written_observed_listed_and_forgotten,
+    ];
 
     #[test]
     fn a_moment_is_in_a_day_a_month_and_ever() {
@@ -323,10 +310,8 @@ mod tests {
         assert_eq!(Period::of(u64::MAX)[2], Period::Total);
     }
 
-    #[tokio::test]
-    async fn a_boot_that_was_ended_writes_no_batch() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn a_boot_that_was_ended_writes_no_batch(home: Home) {
+        let store = home.open().await;
         let boot = BootId::new();
         store.begin_boot(boot, 5).await.unwrap();
         let batch = store.begin_batch(Some(boot), 7).await.unwrap();
@@ -344,41 +329,38 @@ mod tests {
         assert_eq!(store.boots().await.unwrap(), []);
     }
 
-    #[tokio::test]
-    async fn leases_are_set_as_a_whole_and_seen_by_others() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn leases_are_set_as_a_whole_and_seen_by_others(home: Home) {
+        let store = home.open().await;
         let [one, two] = [BootId::new(), BootId::new()];
         let purse = Purse::Account(AccountId([1; 16]));
         let mut batch = store.begin_batch(None, 1).await.unwrap();
         for lease in [5, 3] {
-            batch.set_lease(purse, one, NanoUsd(lease)).await.unwrap();
+            batch.set_leases(one, &[(purse, NanoUsd(lease))]).await.unwrap();
         }
-        batch.set_lease(Purse::Key(ApiKeyId([1; 16]), Period::Total), one, NanoUsd(9)).await.unwrap();
+        let other = Purse::Key(ApiKeyId([1; 16]), Period::Total);
+        batch.set_leases(one, &[(other, NanoUsd(9))]).await.unwrap();
 
         assert_eq!(batch.leased_elsewhere(purse, two).await.unwrap(), NanoUsd(3));
         assert_eq!(batch.leased_elsewhere(purse, one).await.unwrap(), NanoUsd(0));
-        batch.set_lease(purse, one, NanoUsd(0)).await.unwrap();
+        batch.set_leases(one, &[(purse, NanoUsd(0))]).await.unwrap();
         assert_eq!(batch.leased_elsewhere(purse, two).await.unwrap(), NanoUsd(0));
         batch.end_leases(one).await.unwrap();
         batch.commit(None, 1).await.unwrap();
     }
 
-    #[tokio::test]
-    async fn a_hold_is_written_observed_listed_and_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn a_hold_is_written_observed_listed_and_forgotten(home: Home) {
+        let store = home.open().await;
         let boot = BootId::new();
         let held = HeldCall { call: CallId([2; 16]), observed: NanoUsd(0), seen_unix_ms: 4, json: "{}".to_owned() };
         let mut batch = store.begin_batch(None, 1).await.unwrap();
-        batch.insert_hold(boot, &held).await.unwrap();
+        batch.put_holds(boot, std::slice::from_ref(&held)).await.unwrap();
         let later = HeldCall { observed: NanoUsd(6), seen_unix_ms: 5, ..held.clone() };
-        assert!(batch.update_hold(boot, &later).await.unwrap());
-        assert!(!batch.update_hold(boot, &HeldCall { call: CallId([3; 16]), ..held.clone() }).await.unwrap());
+        let other = HeldCall { call: CallId([3; 16]), ..held.clone() };
+        batch.put_holds(boot, &[later.clone(), other.clone()]).await.unwrap();
 
-        let listed = batch.holds_of(boot, 10).await.unwrap();
-        assert_eq!(listed, [later]);
-        batch.delete_holds(&HashSet::from([held.call])).await.unwrap();
-        assert_eq!(batch.holds_of(boot, 10).await.unwrap(), []);
+        assert_eq!(batch.holds_of(boot, 10).await.unwrap(), [later, other.clone()]);
+        assert_eq!(batch.holds_of(boot, 1).await.unwrap().len(), 1);
+        batch.delete_holds(&[held.call, CallId([9; 16]), CallId([8; 16])]).await.unwrap();
+        assert_eq!(batch.holds_of(boot, 10).await.unwrap(), [other]);
     }
 }

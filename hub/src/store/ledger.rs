@@ -3,6 +3,7 @@
 //! Invariant: entries and postings are never changed; balances and spending move in the
 //! transaction that inserts what moves them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use keyhaven_protocol::id::AccountId;
@@ -10,14 +11,16 @@ use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::ApiKeyId;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::money::NanoUsd;
-use sqlx::QueryBuilder;
-use sqlx::Sqlite;
-use sqlx::Transaction;
 use uuid::Uuid;
 
 use super::Store;
 use super::StoreError;
 use super::amount;
+use super::engine::REPORT_TIME_MAX;
+use super::engine::Rows;
+use super::engine::Tx;
+use super::engine::Update;
+use super::engine::query;
 use super::leases::BootId;
 use super::leases::Period;
 use super::number;
@@ -119,7 +122,7 @@ pub struct Entry {
 
 /// A transaction of the books, the only kind that moves money.
 pub struct Batch {
-    pub(super) change: Transaction<'static, Sqlite>,
+    pub(super) change: Tx,
     /// Its number in the one order of all batches.
     pub number: u64,
 }
@@ -136,17 +139,17 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`], or [`StoreError::Fenced`] if the boot was ended by another.
     pub async fn begin_batch(&self, boot: Option<BootId>, now_unix_ms: u64) -> Result<Batch, StoreError> {
-        let mut change = self.pool.begin().await?;
+        let mut change = self.database.begin().await?;
         // Writing first takes the lock that every batch takes.
-        sqlx::query("UPDATE ledger SET batch = batch + 1 WHERE id = 1").execute(&mut *change).await?;
+        query("UPDATE ledger SET batch = batch + 1 WHERE id = 1").execute(&mut change).await?;
         if let Some(boot) = boot {
             let statement = "UPDATE boots SET seen_unix_ms = ? WHERE id = ? AND ended_unix_ms IS NULL";
-            let done = sqlx::query(statement).bind(time(now_unix_ms)?).bind(&boot.0[..]).execute(&mut *change).await?;
-            if done.rows_affected() != 1 {
+            let done = query(statement).bind(time(now_unix_ms)?).bind(&boot.0[..]).execute(&mut change).await?;
+            if done != 1 {
                 return Err(StoreError::Fenced);
             }
         }
-        let row = sqlx::query("SELECT batch FROM ledger WHERE id = 1").fetch_one(&mut *change).await?;
+        let row = query("SELECT batch FROM ledger WHERE id = 1").fetch_one(&mut change).await?;
         let batch = Batch { number: number(&row, "batch")?, change };
         Ok(batch)
     }
@@ -156,10 +159,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`].
     pub async fn balance(&self, side: Side) -> Result<NanoUsd, StoreError> {
-        let row = sqlx::query("SELECT nano_usd FROM balances WHERE side = ? AND owner = ?")
+        let row = query("SELECT nano_usd FROM balances WHERE side = ? AND owner = ?")
             .bind(side.name())
             .bind(&side.owner()[..])
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.database)
             .await?;
         row.map_or(Ok(NanoUsd::ZERO), |row| amount(&row, "nano_usd"))
     }
@@ -169,10 +172,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`].
     pub async fn spent(&self, key: ApiKeyId, period: Period) -> Result<NanoUsd, StoreError> {
-        let row = sqlx::query("SELECT nano_usd FROM key_spending WHERE api_key_id = ? AND period = ?")
+        let row = query("SELECT nano_usd FROM key_spending WHERE api_key_id = ? AND period = ?")
             .bind(&key.0[..])
             .bind(period.name())
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.database)
             .await?;
         row.map_or(Ok(NanoUsd::ZERO), |row| amount(&row, "nano_usd"))
     }
@@ -205,14 +208,14 @@ impl Store {
             (
                 "accounts of which more is leased than there is",
                 "SELECT COUNT(*) AS found FROM (SELECT purse_id, SUM(nano_usd) AS leased FROM budget_leases \
-                 WHERE period = 'balance' GROUP BY purse_id) AS out LEFT JOIN balances \
-                 ON balances.side = 'consumer' AND balances.owner = out.purse_id \
+                 WHERE period = 'balance' GROUP BY purse_id) AS lent LEFT JOIN balances \
+                 ON balances.side = 'consumer' AND balances.owner = lent.purse_id \
                  WHERE leased > 0 AND (balances.nano_usd IS NULL OR balances.nano_usd < leased)",
             ),
         ];
         let mut findings = Vec::new();
         for (what, statement) in checks {
-            let found = number(&sqlx::query(statement).fetch_one(&self.pool).await?, "found")?;
+            let found = number(&query(statement).within(REPORT_TIME_MAX).fetch_one(&self.database).await?, "found")?;
             if found > 0 {
                 findings.push(format!("{found} {what}"));
             }
@@ -227,87 +230,51 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Query`], or [`StoreError::Exists`] if one is there already.
     pub async fn insert_entries(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
-        if entries.is_empty() {
-            return Ok(());
+        let batch = self.number()?;
+        let mut rows = Rows::new("INSERT INTO entries (id, kind, call_id, attempt, batch, at_unix_ms)");
+        let mut postings = Rows::new("INSERT INTO postings (entry_id, leg, side, owner, nano_usd)");
+        for entry in entries {
+            rows.push([
+                (&entry.id.0[..]).into(),
+                entry.kind.name().into(),
+                entry.call.as_ref().map(|call| &call.0[..]).into(),
+                i64::from(entry.attempt).into(),
+                batch.into(),
+                i64::try_from(entry.at_unix_ms).unwrap_or(i64::MAX).into(),
+            ]);
+            for (leg, (side, amount)) in (0_i64..).zip(&entry.postings) {
+                let id = &entry.id.0[..];
+                postings.push([id.into(), leg.into(), side.name().into(), side.owner().into(), amount.0.into()]);
+            }
         }
-        let batch = i64::try_from(self.number).map_err(|_| StoreError::TimeOutOfRange)?;
-        let mut rows =
-            QueryBuilder::<Sqlite>::new("INSERT INTO entries (id, kind, call_id, attempt, batch, at_unix_ms) ");
-        rows.push_values(entries, |mut row, entry| {
-            row.push_bind(&entry.id.0[..])
-                .push_bind(entry.kind.name())
-                .push_bind(entry.call.as_ref().map(|call| &call.0[..]))
-                .push_bind(i64::from(entry.attempt))
-                .push_bind(batch)
-                .push_bind(i64::try_from(entry.at_unix_ms).unwrap_or(i64::MAX));
-        });
-        rows.build().execute(&mut *self.change).await?;
-        let postings = entries.iter().flat_map(|entry| {
-            (0_i64..).zip(&entry.postings).map(move |(leg, (side, amount))| (entry.id, leg, *side, *amount))
-        });
-        let mut rows = QueryBuilder::<Sqlite>::new("INSERT INTO postings (entry_id, leg, side, owner, nano_usd) ");
-        rows.push_values(postings, |mut row, (id, leg, side, amount)| {
-            row.push_bind(id.0.to_vec())
-                .push_bind(leg)
-                .push_bind(side.name())
-                .push_bind(side.owner().to_vec())
-                .push_bind(amount.0);
-        });
-        rows.build().execute(&mut *self.change).await?;
-        Ok(())
+        rows.insert(&mut self.change).await?;
+        postings.insert(&mut self.change).await
     }
 
-    /// Adds to a balance.
+    /// Adds to balances.
     ///
     /// # Errors
     /// [`StoreError::Query`].
-    pub async fn fold_balance(&mut self, side: Side, by: NanoUsd) -> Result<(), StoreError> {
-        let batch = i64::try_from(self.number).map_err(|_| StoreError::TimeOutOfRange)?;
-        let statement = "UPDATE balances SET nano_usd = nano_usd + ?, batch = ? WHERE side = ? AND owner = ?";
-        let done = sqlx::query(statement)
-            .bind(by.0)
-            .bind(batch)
-            .bind(side.name())
-            .bind(side.owner().to_vec())
-            .execute(&mut *self.change)
-            .await?;
-        if done.rows_affected() == 0 {
-            sqlx::query("INSERT INTO balances (side, owner, nano_usd, batch) VALUES (?, ?, ?, ?)")
-                .bind(side.name())
-                .bind(side.owner().to_vec())
-                .bind(by.0)
-                .bind(batch)
-                .execute(&mut *self.change)
-                .await?;
+    pub async fn fold_balances(&mut self, by: &BTreeMap<Side, i64>) -> Result<(), StoreError> {
+        let batch = self.number()?;
+        let mut rows = Rows::new("INSERT INTO balances (side, owner, nano_usd, batch)");
+        for (side, by) in by {
+            rows.push([side.name().into(), side.owner().into(), (*by).into(), batch.into()]);
         }
-        Ok(())
+        rows.upsert("side, owner", &[Update::Add("nano_usd"), Update::Set("batch")], &mut self.change).await
     }
 
-    /// Adds to what calls of a key have cost in a period.
+    /// Adds to what calls of keys have cost in periods.
     ///
     /// # Errors
     /// [`StoreError::Query`].
-    pub async fn fold_spending(&mut self, key: ApiKeyId, period: Period, by: NanoUsd) -> Result<(), StoreError> {
-        let batch = i64::try_from(self.number).map_err(|_| StoreError::TimeOutOfRange)?;
-        let statement =
-            "UPDATE key_spending SET nano_usd = nano_usd + ?, batch = ? WHERE api_key_id = ? AND period = ?";
-        let done = sqlx::query(statement)
-            .bind(by.0)
-            .bind(batch)
-            .bind(&key.0[..])
-            .bind(period.name())
-            .execute(&mut *self.change)
-            .await?;
-        if done.rows_affected() == 0 {
-            sqlx::query("INSERT INTO key_spending (api_key_id, period, nano_usd, batch) VALUES (?, ?, ?, ?)")
-                .bind(&key.0[..])
-                .bind(period.name())
-                .bind(by.0)
-                .bind(batch)
-                .execute(&mut *self.change)
-                .await?;
+    pub async fn fold_spending(&mut self, by: &BTreeMap<(ApiKeyId, Period), i64>) -> Result<(), StoreError> {
+        let batch = self.number()?;
+        let mut rows = Rows::new("INSERT INTO key_spending (api_key_id, period, nano_usd, batch)");
+        for ((key, period), by) in by {
+            rows.push([(&key.0[..]).into(), period.name().into(), (*by).into(), batch.into()]);
         }
-        Ok(())
+        rows.upsert("api_key_id, period", &[Update::Add("nano_usd"), Update::Set("batch")], &mut self.change).await
     }
 
     /// The balance of one side, as of this batch.
@@ -315,10 +282,10 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Query`].
     pub async fn balance(&mut self, side: Side) -> Result<NanoUsd, StoreError> {
-        let row = sqlx::query("SELECT nano_usd FROM balances WHERE side = ? AND owner = ?")
+        let row = query("SELECT nano_usd FROM balances WHERE side = ? AND owner = ?")
             .bind(side.name())
-            .bind(side.owner().to_vec())
-            .fetch_optional(&mut *self.change)
+            .bind(side.owner())
+            .fetch_optional(&mut self.change)
             .await?;
         row.map_or(Ok(NanoUsd::ZERO), |row| amount(&row, "nano_usd"))
     }
@@ -328,10 +295,10 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Query`].
     pub async fn spent(&mut self, key: ApiKeyId, period: Period) -> Result<NanoUsd, StoreError> {
-        let row = sqlx::query("SELECT nano_usd FROM key_spending WHERE api_key_id = ? AND period = ?")
+        let row = query("SELECT nano_usd FROM key_spending WHERE api_key_id = ? AND period = ?")
             .bind(&key.0[..])
             .bind(period.name())
-            .fetch_optional(&mut *self.change)
+            .fetch_optional(&mut self.change)
             .await?;
         row.map_or(Ok(NanoUsd::ZERO), |row| amount(&row, "nano_usd"))
     }
@@ -341,41 +308,31 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Query`]: it may or may not be durable.
     pub async fn commit(mut self, boot: Option<BootId>, now_unix_ms: u64) -> Result<(), StoreError> {
-        let batch = i64::try_from(self.number).map_err(|_| StoreError::TimeOutOfRange)?;
-        sqlx::query("INSERT INTO batches (number, boot_id, written_unix_ms) VALUES (?, ?, ?)")
+        let batch = self.number()?;
+        query("INSERT INTO batches (number, boot_id, written_unix_ms) VALUES (?, ?, ?)")
             .bind(batch)
-            .bind(boot.map(|boot| boot.0.to_vec()))
+            .bind(boot.map(|boot| boot.0))
             .bind(time(now_unix_ms)?)
-            .execute(&mut *self.change)
+            .execute(&mut self.change)
             .await?;
-        self.change.commit().await?;
-        Ok(())
+        self.change.commit().await
     }
-}
 
-#[cfg(test)]
-impl Store {
-    /// Makes every batch fail at its end, as a full or read-only disk does.
-    pub(crate) async fn refuse_batches(&self, refuse: bool) -> Result<(), StoreError> {
-        let statement = if refuse {
-            "CREATE TRIGGER full_disk BEFORE INSERT ON batches BEGIN \
-             SELECT RAISE(ABORT, 'database or disk is full'); END"
-        } else {
-            "DROP TRIGGER full_disk"
-        };
-        sqlx::query(statement).execute(&self.pool).await?;
-        Ok(())
+    pub(super) fn number(&self) -> Result<i64, StoreError> {
+        i64::try_from(self.number).map_err(|_| StoreError::TimeOutOfRange)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::on_every_engine;
+    use crate::store::Home;
 
-    #[tokio::test]
-    async fn an_entry_is_inserted_once_and_balances_follow() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    on_every_engine![an_entry_is_inserted_once_and_balances_follow, an_audit_finds_what_does_not_add_up,];
+
+    async fn an_entry_is_inserted_once_and_balances_follow(home: Home) {
+        let store = home.open().await;
         let consumer = Side::Consumer(AccountId([3; 16]));
         let entry = Entry {
             id: EntryId::new(),
@@ -387,9 +344,8 @@ mod tests {
         };
         let mut batch = store.begin_batch(None, 5).await.unwrap();
         batch.insert_entries(std::slice::from_ref(&entry)).await.unwrap();
-        for (side, amount) in &entry.postings {
-            batch.fold_balance(*side, *amount).await.unwrap();
-        }
+        let by = entry.postings.iter().map(|(side, amount)| (*side, amount.0)).collect();
+        batch.fold_balances(&by).await.unwrap();
         batch.commit(None, 5).await.unwrap();
 
         let mut again = store.begin_batch(None, 6).await.unwrap();
@@ -402,10 +358,8 @@ mod tests {
         assert_eq!(store.audit_ledger().await.unwrap(), Vec::<String>::new());
     }
 
-    #[tokio::test]
-    async fn an_audit_finds_what_does_not_add_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn an_audit_finds_what_does_not_add_up(home: Home) {
+        let store = home.open().await;
         let entry = Entry {
             id: EntryId::new(),
             kind: EntryKind::Deposit,
@@ -416,7 +370,7 @@ mod tests {
         };
         let mut batch = store.begin_batch(None, 5).await.unwrap();
         batch.insert_entries(&[entry]).await.unwrap();
-        batch.fold_balance(Side::Margin, NanoUsd(8)).await.unwrap();
+        batch.fold_balances(&BTreeMap::from([(Side::Margin, 8)])).await.unwrap();
         batch.commit(None, 5).await.unwrap();
 
         let findings = store.audit_ledger().await.unwrap();

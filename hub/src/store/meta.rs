@@ -2,10 +2,9 @@
 //!
 //! Invariant: a name has at most one value.
 
-use sqlx::Row;
-
 use super::Store;
 use super::StoreError;
+use super::engine::query;
 
 /// The fleet that this database belongs to.
 pub const FLEET: &str = "fleet";
@@ -16,8 +15,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`].
     pub async fn meta(&self, name: &str) -> Result<Option<String>, StoreError> {
-        let row = sqlx::query("SELECT value FROM meta WHERE name = ?").bind(name).fetch_optional(&self.pool).await?;
-        row.map(|row| row.try_get("value").map_err(StoreError::from)).transpose()
+        let row = query("SELECT value FROM meta WHERE name = ?").bind(name).fetch_optional(&self.database).await?;
+        row.map(|row| row.try_get("value")).transpose()
     }
 
     /// Sets one fact, whether or not it was known.
@@ -26,12 +25,8 @@ impl Store {
     /// [`StoreError::Query`].
     pub async fn put_meta(&self, name: &str, value: &str) -> Result<(), StoreError> {
         let mut change = self.change().await?;
-        sqlx::query("DELETE FROM meta WHERE name = ?").bind(name).execute(&mut *change).await?;
-        sqlx::query("INSERT INTO meta (name, value) VALUES (?, ?)")
-            .bind(name)
-            .bind(value)
-            .execute(&mut *change)
-            .await?;
+        query("DELETE FROM meta WHERE name = ?").bind(name).execute(&mut change).await?;
+        query("INSERT INTO meta (name, value) VALUES (?, ?)").bind(name).bind(value).execute(&mut change).await?;
         change.commit().await?;
         Ok(())
     }
@@ -40,11 +35,13 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::on_every_engine;
+    use crate::store::Home;
 
-    #[tokio::test]
-    async fn a_fact_is_absent_then_set_then_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    on_every_engine![a_fact_is_absent_then_set_then_replaced,];
+
+    async fn a_fact_is_absent_then_set_then_replaced(home: Home) {
+        let store = home.open().await;
         assert_eq!(store.meta(FLEET).await.unwrap(), None);
 
         store.put_meta(FLEET, "one").await.unwrap();

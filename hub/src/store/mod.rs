@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod agents;
 pub mod api_keys;
 pub mod calls;
+mod engine;
 pub mod join_tokens;
 pub mod leases;
 pub mod ledger;
@@ -14,32 +15,23 @@ pub mod meta;
 pub mod price_tables;
 pub mod standing;
 
-use std::fs::File;
-use std::fs::OpenOptions;
-use std::fs::TryLockError;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
-use std::time::Instant;
 
-use futures_util::TryStreamExt;
 use keyhaven_daemon::failure::Failure;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::money::NanoUsd;
-use sqlx::Row;
-use sqlx::SqlSafeStr;
-use sqlx::Sqlite;
-use sqlx::SqlitePool;
-use sqlx::Transaction;
-use sqlx::migrate::Migration;
-use sqlx::migrate::MigrationType;
-use sqlx::migrate::Migrator;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::sqlite::SqliteJournalMode;
-use sqlx::sqlite::SqlitePoolOptions;
-use sqlx::sqlite::SqliteRow;
-use sqlx::sqlite::SqliteSynchronous;
+
+use engine::Database;
+use engine::Row;
+use engine::Tx;
+use engine::query;
+
+pub use engine::Engine;
+#[cfg(test)]
+pub(crate) use engine::testing::Home;
 
 /// The database's file in the data directory.
 pub const FILE_NAME: &str = "hub.db";
@@ -64,6 +56,33 @@ pub enum StoreError {
         /// Why.
         #[source]
         source: sqlx::Error,
+    },
+    /// The server cannot be reached, or does not let this program in.
+    #[error("the database server at {place} does not answer as it should: {source}")]
+    Server {
+        /// Host and port.
+        place: String,
+        /// Why.
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// The server, or what the configuration says of it, would not do.
+    #[error("{detail}")]
+    Settings {
+        /// What and why; never a password.
+        detail: String,
+    },
+    /// A newer program has made the tables.
+    #[error("the tables have step {version}, which this program does not know")]
+    Newer {
+        /// The newest step.
+        version: i64,
+    },
+    /// The database did not answer in time; what was asked may have been done or not.
+    #[error("the database did not answer within {seconds} s")]
+    TimedOut {
+        /// How long it had.
+        seconds: u64,
     },
     /// The tables cannot be brought to this version.
     #[error("the tables cannot be brought to this version: {0}")]
@@ -100,7 +119,11 @@ impl From<StoreError> for Failure {
         let code = match &error {
             StoreError::File { .. } => ErrorCode::DataDirUnusable,
             StoreError::Exists => ErrorCode::UsageInvalid,
+            StoreError::Server { .. } => ErrorCode::DatabaseUnreachable,
+            StoreError::Settings { .. } => ErrorCode::DatabaseUnfit,
+            StoreError::Newer { .. } => ErrorCode::DatabaseNewer,
             StoreError::Open { .. }
+            | StoreError::TimedOut { .. }
             | StoreError::Migrate(_)
             | StoreError::Query(_)
             | StoreError::Damaged { .. }
@@ -114,7 +137,7 @@ impl From<StoreError> for Failure {
 /// The database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: SqlitePool,
+    database: Database,
 }
 
 impl Store {
@@ -122,39 +145,40 @@ impl Store {
     /// and brings its tables to this version.
     ///
     /// # Errors
-    /// [`StoreError::File`], [`StoreError::Open`] or [`StoreError::Migrate`].
+    /// [`StoreError::File`], [`StoreError::Open`], [`StoreError::Newer`] or [`StoreError::Migrate`].
     pub async fn open(data_dir: &Path) -> Result<Self, StoreError> {
-        let path = data_dir.join(FILE_NAME);
-        let _migrating = lock_for_migration(&path).await?;
-        owner_only(&path).map_err(file_error(&path))?;
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(CONNECTIONS_MAX)
-            .acquire_timeout(BUSY_TIMEOUT)
-            .connect_with(options)
-            .await
-            .map_err(|source| StoreError::Open { path: path.clone(), source })?;
-        migrator().run(&pool).await?;
-        Ok(Self { pool })
+        Ok(Self { database: Database::open_file(&data_dir.join(FILE_NAME)).await? })
+    }
+
+    /// Opens a database on a server, `mysql://user:password@host:port/database`, and brings its
+    /// tables to this version.
+    ///
+    /// # Errors
+    /// [`StoreError::Server`], [`StoreError::Settings`], [`StoreError::Newer`] or
+    /// [`StoreError::Query`]; none of them holds the password.
+    pub async fn open_server(url: &str) -> Result<Self, StoreError> {
+        Ok(Self { database: Database::open_server(url).await? })
+    }
+
+    /// Which kind of database it is.
+    pub const fn engine(&self) -> Engine {
+        self.database.engine()
     }
 
     /// Every row of a statement, each read before the next is fetched: as the database keeps
     /// them, ten thousand rows take 13 MB, which the threads that had them never give back.
-    async fn read_all<T>(
+    async fn read_all<T: Send>(
         &self,
         statement: &'static str,
-        read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
+        read: impl Fn(&Row) -> Result<T, StoreError> + Send + Sync,
     ) -> Result<Vec<T>, StoreError> {
-        let mut rows = sqlx::query(statement).fetch(&self.pool);
         let mut all = Vec::new();
-        while let Some(row) = rows.try_next().await? {
-            all.push(read(&row)?);
-        }
+        query(statement)
+            .each(&self.database, |row| {
+                all.push(read(&row)?);
+                Ok(())
+            })
+            .await?;
         Ok(all)
     }
 
@@ -163,102 +187,73 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`].
     pub async fn revision(&self) -> Result<u64, StoreError> {
-        let row = sqlx::query("SELECT value FROM revision WHERE id = 1").fetch_one(&self.pool).await?;
+        let row = query("SELECT value FROM revision WHERE id = 1").fetch_one(&self.database).await?;
         number(&row, "value")
     }
 
-    /// Ends all connections and folds the write-ahead log into the file.
+    /// Ends all connections; SQLite folds its write-ahead log into the file.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.database.close().await;
     }
 
-    /// Begins a transaction that raises the revision. Raising it first takes
-    /// the write lock at once, so a later statement cannot fail on a stale read.
-    async fn change(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        let mut change = self.pool.begin().await?;
-        sqlx::query("UPDATE revision SET value = value + 1 WHERE id = 1").execute(&mut *change).await?;
+    /// Does something as a whole, and again from its beginning where it failed for a reason that
+    /// passes: another transaction was in the way, the connection was lost. It may have been done
+    /// already then, so it must be the same twice as once.
+    ///
+    /// # Errors
+    /// What the last try gave.
+    pub(crate) async fn replay<T, F>(&self, mut what: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        for pause_ms in REPLAY_PAUSES_MS {
+            match what().await {
+                Err(error) if error.is_passing() => {
+                    tracing::debug!(%error, "again, because of: {error}");
+                    tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                }
+                done => return done,
+            }
+        }
+        what().await
+    }
+
+    /// Begins a transaction that raises the revision. Raising it first puts all changes in one
+    /// order, so none can decide on a stale read.
+    async fn change(&self) -> Result<Tx, StoreError> {
+        let mut change = self.database.begin().await?;
+        query("UPDATE revision SET value = value + 1 WHERE id = 1").execute(&mut change).await?;
         Ok(change)
     }
 }
 
-/// Longer than any transaction of ours, shorter than a person's patience.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Between two looks at whether another process has finished its migration.
-const LOCK_RETRY: Duration = Duration::from_millis(10);
-
-/// SQLite has one writer; a few readers beside it are enough for the hub.
-const CONNECTIONS_MAX: u32 = 4;
-
-fn migrator() -> Migrator {
-    let migrations = [
-        ("registry", include_str!("../../../migrations/sqlite/0001_registry.sql")),
-        ("prices", include_str!("../../../migrations/sqlite/0002_prices.sql")),
-        ("books", include_str!("../../../migrations/sqlite/0003_books.sql")),
-        ("zones_tiers", include_str!("../../../migrations/sqlite/0004_zones_tiers.sql")),
-    ];
-    let numbered = (1..).zip(migrations).map(|(number, (name, statements))| {
-        Migration::new(number, name.into(), MigrationType::Simple, statements.into_sql_str(), false)
-    });
-    Migrator::with_migrations(numbered.collect())
-}
-
-/// Two processes that open a new database at the same moment (`serve` and
-/// `agent invite`) would both create its tables; the lock lets one go first.
-async fn lock_for_migration(database: &Path) -> Result<File, StoreError> {
-    let path = database.with_extension("db.migrating");
-    let file = owner_only(&path).map_err(file_error(&path))?;
-    let begun = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if begun.elapsed() < BUSY_TIMEOUT => {
-                tokio::time::sleep(LOCK_RETRY).await;
-            }
-            Err(held) => return Err(file_error(&path)(held.into())),
-        }
-    }
-}
-
-/// SQLite gives its side files the mode of the main one, so only that one has
-/// to exist before SQLite would create it for everybody to read.
-fn owner_only(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
-}
-
-fn file_error(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    let path = path.to_path_buf();
-    |source| StoreError::File { path, source }
-}
+/// Before each further try: together less than a hold may wait.
+const REPLAY_PAUSES_MS: [u64; 4] = [5, 20, 80, 320];
 
 fn time(unix_ms: u64) -> Result<i64, StoreError> {
     i64::try_from(unix_ms).map_err(|_| StoreError::TimeOutOfRange)
 }
 
-fn number(row: &SqliteRow, column: &'static str) -> Result<u64, StoreError> {
+fn number(row: &Row, column: &'static str) -> Result<u64, StoreError> {
     let value: i64 = row.try_get(column)?;
     u64::try_from(value).map_err(|_| StoreError::Damaged { column })
 }
 
-fn amount(row: &SqliteRow, column: &'static str) -> Result<NanoUsd, StoreError> {
+fn amount(row: &Row, column: &'static str) -> Result<NanoUsd, StoreError> {
     Ok(NanoUsd(row.try_get(column)?))
 }
 
-fn maybe_number(row: &SqliteRow, column: &'static str) -> Result<Option<u64>, StoreError> {
+fn maybe_number(row: &Row, column: &'static str) -> Result<Option<u64>, StoreError> {
     let value: Option<i64> = row.try_get(column)?;
     value.map(u64::try_from).transpose().map_err(|_| StoreError::Damaged { column })
 }
 
-fn bytes<const N: usize>(row: &SqliteRow, column: &'static str) -> Result<[u8; N], StoreError> {
+fn bytes<const N: usize>(row: &Row, column: &'static str) -> Result<[u8; N], StoreError> {
     let value: Vec<u8> = row.try_get(column)?;
     value.try_into().map_err(|_| StoreError::Damaged { column })
 }
 
-fn maybe_bytes<const N: usize>(row: &SqliteRow, column: &'static str) -> Result<Option<[u8; N]>, StoreError> {
+fn maybe_bytes<const N: usize>(row: &Row, column: &'static str) -> Result<Option<[u8; N]>, StoreError> {
     let value: Option<Vec<u8>> = row.try_get(column)?;
     value.map(TryInto::try_into).transpose().map_err(|_| StoreError::Damaged { column })
 }
@@ -268,6 +263,13 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::on_every_engine;
+
+    on_every_engine![
+        many_may_open_a_new_database_at_once_and_later_again,
+        a_database_of_a_newer_version_is_refused,
+        a_transaction_that_is_given_up_leaves_the_revision_alone,
+    ];
 
     #[tokio::test]
     async fn the_database_and_its_side_files_are_for_the_owner_only() {
@@ -285,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_database_is_durable_and_strict() {
+    async fn the_file_is_durable_and_strict() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).await.unwrap();
 
@@ -296,22 +298,20 @@ mod tests {
             ("PRAGMA busy_timeout", "5000"),
         ];
         for (pragma, wanted) in pragmas {
-            let row = sqlx::query(pragma).fetch_one(&store.pool).await.unwrap();
-            let shown = row.try_get::<String, _>(0).or_else(|_| row.try_get::<i64, _>(0).map(|n| n.to_string()));
+            let row = query(pragma).fetch_one(&store.database).await.unwrap();
+            let name = pragma.trim_start_matches("PRAGMA ").replace("busy_", "");
+            let shown = row.try_get::<String>(&name).or_else(|_| row.try_get::<i64>(&name).map(|n| n.to_string()));
             assert_eq!(shown.unwrap(), wanted, "{pragma}");
         }
     }
 
-    #[tokio::test]
-    async fn many_may_open_a_new_database_at_once_and_later_again() {
-        let dir = tempfile::tempdir().unwrap();
-
-        let opened = futures_util::future::join_all((0..8).map(|_| Store::open(dir.path()))).await;
+    async fn many_may_open_a_new_database_at_once_and_later_again(home: Home) {
+        let opened = futures_util::future::join_all((0..8).map(|_| home.open())).await;
 
         for store in opened {
-            assert_eq!(store.unwrap().revision().await.unwrap(), 0);
+            assert_eq!(store.revision().await.unwrap(), 0);
         }
-        Store::open(dir.path()).await.unwrap().close().await;
+        home.open().await.close().await;
     }
 
     #[tokio::test]
@@ -327,28 +327,33 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     }
 
-    #[tokio::test]
-    async fn a_database_of_a_newer_version_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
-        let statement = "INSERT INTO _sqlx_migrations \
-                         (version, description, success, checksum, execution_time) \
-                         VALUES (9999, 'from the future', 1, x'00', 0)";
-        sqlx::query(statement).execute(&store.pool).await.unwrap();
+    async fn a_database_of_a_newer_version_is_refused(home: Home) {
+        let store = home.open().await;
+        let statement = match store.engine() {
+            Engine::Sqlite => {
+                "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 VALUES (9999, 'from the future', 1, x'00', 0)"
+            }
+            Engine::MySql => {
+                "INSERT INTO schema_steps (number, name, hash, statements, is_done) \
+                 VALUES (9999, 'from the future', REPEAT(x'00', 32), 1, 1)"
+            }
+        };
+        store.raw(statement).await;
         store.close().await;
 
-        let refused = Store::open(dir.path()).await;
+        let refused = home.try_open().await.unwrap_err();
 
-        assert!(matches!(refused, Err(StoreError::Migrate(_))));
+        assert!(matches!(refused, StoreError::Newer { version: 9999 }), "{refused}");
+        assert_eq!(Failure::from(refused).code(), ErrorCode::DatabaseNewer);
     }
 
-    #[tokio::test]
-    async fn a_transaction_that_is_given_up_leaves_the_revision_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn a_transaction_that_is_given_up_leaves_the_revision_alone(home: Home) {
+        let store = home.open().await;
 
         drop(store.change().await.unwrap());
 
         assert_eq!(store.revision().await.unwrap(), 0);
+        store.put_meta("fact", "value").await.unwrap();
     }
 }

@@ -2,12 +2,11 @@
 //!
 //! Invariant: a published version is never changed and never taken back.
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
-
 use super::Store;
 use super::StoreError;
 use super::bytes;
+use super::engine::Row;
+use super::engine::query;
 use super::number;
 use super::time;
 
@@ -33,11 +32,11 @@ impl Store {
     /// [`StoreError::Query`] or [`StoreError::TimeOutOfRange`].
     pub async fn put_price_draft(&self, table_bytes: &[u8], now_unix_ms: u64) -> Result<(), StoreError> {
         let mut change = self.change().await?;
-        sqlx::query("DELETE FROM price_draft").execute(&mut *change).await?;
-        sqlx::query("INSERT INTO price_draft (id, table_bytes, imported_unix_ms) VALUES (1, ?, ?)")
+        query("DELETE FROM price_draft").execute(&mut change).await?;
+        query("INSERT INTO price_draft (id, table_bytes, imported_unix_ms) VALUES (1, ?, ?)")
             .bind(table_bytes)
             .bind(time(now_unix_ms)?)
-            .execute(&mut *change)
+            .execute(&mut change)
             .await?;
         change.commit().await?;
         Ok(())
@@ -48,8 +47,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`].
     pub async fn price_draft(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        let row = sqlx::query("SELECT table_bytes FROM price_draft").fetch_optional(&self.pool).await?;
-        row.map(|row| row.try_get("table_bytes").map_err(StoreError::from)).transpose()
+        let row = query("SELECT table_bytes FROM price_draft").fetch_optional(&self.database).await?;
+        row.map(|row| row.try_get("table_bytes")).transpose()
     }
 
     /// Adds a table to those that were published, and drops the draft. A version that is
@@ -61,15 +60,15 @@ impl Store {
         let mut change = self.change().await?;
         let statement = "INSERT INTO price_tables (version, hash, table_bytes, signature, published_unix_ms) \
                          VALUES (?, ?, ?, ?, ?)";
-        sqlx::query(statement)
+        query(statement)
             .bind(i64::from(table.version))
             .bind(&table.hash[..])
             .bind(&table.table_bytes)
             .bind(&table.signature[..])
             .bind(time(table.published_unix_ms)?)
-            .execute(&mut *change)
+            .execute(&mut change)
             .await?;
-        sqlx::query("DELETE FROM price_draft").execute(&mut *change).await?;
+        query("DELETE FROM price_draft").execute(&mut change).await?;
         change.commit().await?;
         Ok(())
     }
@@ -79,7 +78,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`] or [`StoreError::Damaged`].
     pub async fn price_versions(&self) -> Result<Vec<u32>, StoreError> {
-        let rows = sqlx::query("SELECT version FROM price_tables ORDER BY version DESC").fetch_all(&self.pool).await?;
+        let rows = query("SELECT version FROM price_tables ORDER BY version DESC").fetch_all(&self.database).await?;
         rows.iter().map(version_of).collect()
     }
 
@@ -90,12 +89,12 @@ impl Store {
     pub async fn prices(&self, version: Option<u32>) -> Result<Option<Published>, StoreError> {
         let statement = "SELECT version, hash, table_bytes, signature, published_unix_ms FROM price_tables \
                          WHERE version = COALESCE(?, (SELECT MAX(version) FROM price_tables))";
-        let row = sqlx::query(statement).bind(version.map(i64::from)).fetch_optional(&self.pool).await?;
+        let row = query(statement).bind(version.map(i64::from)).fetch_optional(&self.database).await?;
         row.as_ref().map(published_of).transpose()
     }
 }
 
-fn published_of(row: &SqliteRow) -> Result<Published, StoreError> {
+fn published_of(row: &Row) -> Result<Published, StoreError> {
     Ok(Published {
         version: version_of(row)?,
         hash: bytes(row, "hash")?,
@@ -105,18 +104,20 @@ fn published_of(row: &SqliteRow) -> Result<Published, StoreError> {
     })
 }
 
-fn version_of(row: &SqliteRow) -> Result<u32, StoreError> {
+fn version_of(row: &Row) -> Result<u32, StoreError> {
     u32::try_from(number(row, "version")?).map_err(|_| StoreError::Damaged { column: "version" })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::on_every_engine;
+    use crate::store::Home;
 
-    #[tokio::test]
-    async fn a_draft_is_replaced_and_gone_once_it_was_published() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    on_every_engine![a_draft_is_replaced_and_gone_once_it_was_published, versions_stay_and_the_newest_is_found,];
+
+    async fn a_draft_is_replaced_and_gone_once_it_was_published(home: Home) {
+        let store = home.open().await;
         assert_eq!(store.price_draft().await.unwrap(), None);
 
         store.put_price_draft(b"one", 1).await.unwrap();
@@ -127,10 +128,8 @@ mod tests {
         assert_eq!(store.price_draft().await.unwrap(), None);
     }
 
-    #[tokio::test]
-    async fn versions_stay_and_the_newest_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn versions_stay_and_the_newest_is_found(home: Home) {
+        let store = home.open().await;
         assert_eq!(store.prices(None).await.unwrap(), None);
         for version in [1, 3, 2] {
             store.publish_prices(&table(version)).await.unwrap();

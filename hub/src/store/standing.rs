@@ -6,12 +6,12 @@ use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::money::Ppm;
 use keyhaven_protocol::price::OwnerTier;
 use keyhaven_protocol::price::Zone;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use super::Store;
 use super::StoreError;
 use super::bytes;
+use super::engine::Row;
+use super::engine::query;
 use super::number;
 
 impl Store {
@@ -20,7 +20,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`] or [`StoreError::Damaged`].
     pub async fn zones(&self) -> Result<Vec<(Zone, Ppm)>, StoreError> {
-        let rows = sqlx::query("SELECT name, factor_ppm AS ppm FROM zones ORDER BY name").fetch_all(&self.pool).await?;
+        let rows = query("SELECT name, factor_ppm AS ppm FROM zones ORDER BY name").fetch_all(&self.database).await?;
         rows.iter().map(named).collect()
     }
 
@@ -29,7 +29,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`] or [`StoreError::Damaged`].
     pub async fn tiers(&self) -> Result<Vec<(OwnerTier, Ppm)>, StoreError> {
-        let rows = sqlx::query("SELECT name, ratio_ppm AS ppm FROM tiers ORDER BY name").fetch_all(&self.pool).await?;
+        let rows = query("SELECT name, ratio_ppm AS ppm FROM tiers ORDER BY name").fetch_all(&self.database).await?;
         rows.iter().map(named).collect()
     }
 
@@ -38,8 +38,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`] or [`StoreError::Damaged`].
     pub async fn agent_tiers(&self) -> Result<Vec<(AgentId, OwnerTier)>, StoreError> {
-        let rows = sqlx::query("SELECT agent_id, tier FROM agent_tiers").fetch_all(&self.pool).await?;
-        let tier = |row: &SqliteRow| {
+        let rows = query("SELECT agent_id, tier FROM agent_tiers").fetch_all(&self.database).await?;
+        let tier = |row: &Row| {
             let name: String = row.try_get("tier")?;
             let tier = name.parse().map_err(|_| StoreError::Damaged { column: "tier" })?;
             Ok((AgentId(bytes(row, "agent_id")?), tier))
@@ -60,17 +60,17 @@ impl Store {
     ) -> Result<Option<(OwnerTier, Ppm)>, StoreError> {
         let mut change = self.change().await?;
         // Read within the change: what is compared cannot be another moment's.
-        let rows = sqlx::query("SELECT name, ratio_ppm AS ppm FROM tiers").fetch_all(&mut *change).await?;
+        let rows = query("SELECT name, ratio_ppm AS ppm FROM tiers").fetch_all(&mut change).await?;
         let tiers: Vec<(OwnerTier, Ppm)> = rows.iter().map(named).collect::<Result<_, _>>()?;
         let dearest = tiers.into_iter().max_by_key(|(_, ratio)| ratio.0);
         if let Some(above) = dearest.filter(|(_, ratio)| ratio.0 > factor.0 && !subsidy) {
             return Ok(Some(above));
         }
-        sqlx::query("DELETE FROM zones WHERE name = ?").bind(zone.name()).execute(&mut *change).await?;
-        sqlx::query("INSERT INTO zones (name, factor_ppm) VALUES (?, ?)")
+        query("DELETE FROM zones WHERE name = ?").bind(zone.name()).execute(&mut change).await?;
+        query("INSERT INTO zones (name, factor_ppm) VALUES (?, ?)")
             .bind(zone.name())
             .bind(i64::from(factor.0))
-            .execute(&mut *change)
+            .execute(&mut change)
             .await?;
         change.commit().await?;
         Ok(None)
@@ -88,17 +88,17 @@ impl Store {
         subsidy: bool,
     ) -> Result<Option<(Zone, Ppm)>, StoreError> {
         let mut change = self.change().await?;
-        let rows = sqlx::query("SELECT name, factor_ppm AS ppm FROM zones").fetch_all(&mut *change).await?;
+        let rows = query("SELECT name, factor_ppm AS ppm FROM zones").fetch_all(&mut change).await?;
         let zones: Vec<(Zone, Ppm)> = rows.iter().map(named).collect::<Result<_, _>>()?;
         let cheapest = zones.into_iter().min_by_key(|(_, factor)| factor.0);
         if let Some(below) = cheapest.filter(|(_, factor)| factor.0 < ratio.0 && !subsidy) {
             return Ok(Some(below));
         }
-        sqlx::query("DELETE FROM tiers WHERE name = ?").bind(tier.name()).execute(&mut *change).await?;
-        sqlx::query("INSERT INTO tiers (name, ratio_ppm) VALUES (?, ?)")
+        query("DELETE FROM tiers WHERE name = ?").bind(tier.name()).execute(&mut change).await?;
+        query("INSERT INTO tiers (name, ratio_ppm) VALUES (?, ?)")
             .bind(tier.name())
             .bind(i64::from(ratio.0))
-            .execute(&mut *change)
+            .execute(&mut change)
             .await?;
         change.commit().await?;
         Ok(None)
@@ -110,12 +110,12 @@ impl Store {
     /// [`StoreError::Query`].
     pub async fn put_agent_tier(&self, agent: AgentId, tier: OwnerTier) -> Result<(), StoreError> {
         let mut change = self.change().await?;
-        sqlx::query("DELETE FROM agent_tiers WHERE agent_id = ?").bind(&agent.0[..]).execute(&mut *change).await?;
+        query("DELETE FROM agent_tiers WHERE agent_id = ?").bind(&agent.0[..]).execute(&mut change).await?;
         if tier != OwnerTier::Standard {
-            sqlx::query("INSERT INTO agent_tiers (agent_id, tier) VALUES (?, ?)")
+            query("INSERT INTO agent_tiers (agent_id, tier) VALUES (?, ?)")
                 .bind(&agent.0[..])
                 .bind(tier.name())
-                .execute(&mut *change)
+                .execute(&mut change)
                 .await?;
         }
         change.commit().await?;
@@ -123,7 +123,7 @@ impl Store {
     }
 }
 
-fn named<N: std::str::FromStr>(row: &SqliteRow) -> Result<(N, Ppm), StoreError> {
+fn named<N: std::str::FromStr>(row: &Row) -> Result<(N, Ppm), StoreError> {
     let name: String = row.try_get("name")?;
     let name = name.parse().map_err(|_| StoreError::Damaged { column: "name" })?;
     let ppm = u32::try_from(number(row, "ppm")?).map_err(|_| StoreError::Damaged { column: "ppm" })?;
@@ -135,12 +135,18 @@ mod tests {
     use keyhaven_protocol::id::TokenId;
 
     use super::*;
+    use crate::on_every_engine;
+    use crate::store::Home;
     use crate::store::join_tokens::NewToken;
 
-    #[tokio::test]
-    async fn nothing_is_set_until_somebody_sets_it_and_then_it_can_be_changed() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    on_every_engine![
+        nothing_is_set_until_somebody_sets_it_and_then_it_can_be_changed,
+        no_zone_pays_less_than_a_tier_gets_unless_that_is_wanted,
+        an_agent_has_the_standard_tier_until_it_is_given_another,
+    ];
+
+    async fn nothing_is_set_until_somebody_sets_it_and_then_it_can_be_changed(home: Home) {
+        let store = home.open().await;
         assert!(store.zones().await.unwrap().is_empty() && store.tiers().await.unwrap().is_empty());
 
         store.put_zone(Zone::Standard, Ppm(1_150_000), false).await.unwrap();
@@ -152,10 +158,8 @@ mod tests {
         assert_eq!(store.revision().await.unwrap(), 3);
     }
 
-    #[tokio::test]
-    async fn no_zone_pays_less_than_a_tier_gets_unless_that_is_wanted() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn no_zone_pays_less_than_a_tier_gets_unless_that_is_wanted(home: Home) {
+        let store = home.open().await;
         store.put_zone(Zone::Discount, Ppm(900_000), false).await.unwrap();
 
         let refused = store.put_tier(OwnerTier::Preferred, Ppm(950_000), false).await.unwrap();
@@ -169,10 +173,8 @@ mod tests {
         assert_eq!(store.zones().await.unwrap().len(), 2);
     }
 
-    #[tokio::test]
-    async fn an_agent_has_the_standard_tier_until_it_is_given_another() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+    async fn an_agent_has_the_standard_tier_until_it_is_given_another(home: Home) {
+        let store = home.open().await;
         let agent = AgentId([2; 16]);
         let token =
             NewToken { id: TokenId([2; 16]), agent, secret_hash: [0; 32], created_unix_ms: 1, expires_unix_ms: 2 };

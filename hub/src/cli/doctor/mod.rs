@@ -118,11 +118,11 @@ fn backup_key(dir: &Path) -> Row {
 }
 
 async fn database_and_clock(config: &Config, dir: &Path) -> Vec<Row> {
-    if !dir.join(store::FILE_NAME).exists() {
+    if config.database.url.is_none() && !dir.join(store::FILE_NAME).exists() {
         let row = Row::ok("database", "not made yet; `serve` makes it".to_owned());
         return vec![row, clock(unix_ms_now(), 0)];
     }
-    let opened = Registry::open(dir, config.tunnel.key_file.as_deref()).await;
+    let opened = Registry::open_with(dir, config.tunnel.key_file.as_deref(), &config.database).await;
     let registry = match opened {
         Ok(registry) => registry,
         Err(error) => {

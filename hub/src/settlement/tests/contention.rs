@@ -8,10 +8,17 @@ use proptest::prelude::*;
 
 use super::*;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_500_calls_at_once_on_a_balance_for_10_exactly_10_run() {
+on_every_engine_threaded![
+    of_500_calls_at_once_on_a_balance_for_10_exactly_10_run,
+    no_budget_is_overspent_however_many_calls_come_at_once,
+    two_processes_on_one_balance_do_not_overspend_it_together,
+    settlements_per_second,
+];
+
+async fn of_500_calls_at_once_on_a_balance_for_10_exactly_10_run(home: Home) {
     for round in 0..4 {
-        let scene = Scene::open().await;
+        let home = home.another().await;
+        let scene = Scene::open(&home).await;
         scene.deposit(10 * 7 + 6).await;
         let books = scene.books().await;
 
@@ -27,8 +34,7 @@ async fn of_500_calls_at_once_on_a_balance_for_10_exactly_10_run() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_budget_is_overspent_however_many_calls_come_at_once() {
+async fn no_budget_is_overspent_however_many_calls_come_at_once(home: Home) {
     let budget = Some(NanoUsd(10 * 7 + 6));
     let rows = [
         Budgets { day: budget, ..Budgets::default() },
@@ -37,7 +43,8 @@ async fn no_budget_is_overspent_however_many_calls_come_at_once() {
         Budgets { day: budget, month: Some(NanoUsd(1000)), total: Some(NanoUsd(100)) },
     ];
     for budgets in rows {
-        let scene = Scene::open().await;
+        let home = home.another().await;
+        let scene = Scene::open(&home).await;
         scene.deposit(1_000_000).await;
         let books = scene.books().await;
 
@@ -56,9 +63,8 @@ async fn no_budget_is_overspent_however_many_calls_come_at_once() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_processes_on_one_balance_do_not_overspend_it_together() {
-    let scene = Scene::open().await;
+async fn two_processes_on_one_balance_do_not_overspend_it_together(home: Home) {
+    let scene = Scene::open(&home).await;
     scene.deposit(10 * 7 + 6).await;
     let (one, two) = (scene.books().await, scene.books_beside().await);
 
@@ -73,10 +79,9 @@ async fn two_processes_on_one_balance_do_not_overspend_it_together() {
     scene.audit().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn settlements_per_second() {
+async fn settlements_per_second(home: Home) {
     const CALLS: u64 = 10_000;
-    let scene = Scene::open().await;
+    let scene = Scene::open(&home).await;
     scene.deposit(i64::MAX / 2).await;
     let books = scene.books().await;
 
@@ -117,7 +122,13 @@ proptest! {
     #[test]
     fn whatever_happens_in_which_order_the_books_add_up(steps in proptest::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(play(steps));
+        runtime.block_on(play(&Home::sqlite(), steps));
+    }
+
+    #[test]
+    fn and_on_a_server_too(steps in proptest::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { play(&Home::mysql().await, steps).await });
     }
 }
 
@@ -146,8 +157,8 @@ const PAID: i64 = 1000;
 
 /// Plays the steps against a real database and keeps its own, simple account of what each call
 /// may have cost.
-async fn play(steps: Vec<Step>) {
-    let scene = Scene::open().await;
+async fn play(home: &Home, steps: Vec<Step>) {
+    let scene = Scene::open(home).await;
     scene.deposit(PAID).await;
     let mut books = scene.crashing_books().await;
     let mut under_way: Vec<Under> = Vec::new();

@@ -142,6 +142,11 @@ impl MariaDb {
         Ok(format!("{before}://{authority}/{database}{options}"))
     }
 
+    /// The socket of a server that was started here.
+    pub fn socket(&self) -> Option<PathBuf> {
+        Some(self.private.as_ref()?.dir.join("socket"))
+    }
+
     fn options(&self) -> Result<MySqlConnectOptions> {
         self.url.parse().with_context(|| format!("{GIVEN} is no URL of a server"))
     }

@@ -29,6 +29,7 @@ use crate::store::Home;
 use crate::store::accounts::Deposit;
 
 mod contention;
+mod server;
 
 pub(super) const ACCOUNT: AccountId = AccountId([7; 16]);
 const KEY: ApiKeyId = ApiKeyId([8; 16]);

@@ -32,6 +32,8 @@ use engine::query;
 pub use engine::Engine;
 #[cfg(test)]
 pub(crate) use engine::testing::Home;
+#[cfg(test)]
+pub(crate) use engine::testing::MariaDb;
 
 /// The database's file in the data directory.
 pub const FILE_NAME: &str = "hub.db";

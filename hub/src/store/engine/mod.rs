@@ -57,7 +57,7 @@ pub(super) enum Database {
 }
 
 /// A transaction. Dropped before it is committed, it changes nothing.
-pub(super) enum Tx {
+pub(crate) enum Tx {
     Sqlite(Transaction<'static, Sqlite>),
     MySql(mysql::Lent),
 }
@@ -107,7 +107,7 @@ impl Tx {
     }
 
     /// Makes all of it durable. After an error it may or may not be.
-    pub(super) async fn commit(self) -> Result<(), StoreError> {
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(transaction) => within(STATEMENT_TIME_MAX, async { Ok(transaction.commit().await?) }).await,
             Self::MySql(lent) => lent.commit().await,

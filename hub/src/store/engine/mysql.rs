@@ -54,7 +54,7 @@ struct Shared {
 }
 
 /// A connection for a while. It goes back only from its own methods, once all is answered.
-pub(in crate::store) struct Lent {
+pub(crate) struct Lent {
     connection: Option<MySqlConnection>,
     /// It was made for this, so that a failure is no sign of its age.
     is_fresh: bool,

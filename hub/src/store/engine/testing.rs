@@ -4,15 +4,16 @@
 
 #[path = "../../../../tests/src/mariadb.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the test kit has it for other crates too")]
-pub(crate) mod mariadb;
+mod mariadb;
 
 use tempfile::TempDir;
 
-use mariadb::MariaDb;
-
+use super::Tx;
 use super::query;
+
 use crate::store::Store;
 use crate::store::StoreError;
+pub(crate) use mariadb::MariaDb;
 
 /// Runs each of these functions, which take a [`Home`], as a test on either kind of database.
 #[macro_export]
@@ -95,6 +96,23 @@ impl Store {
         let mut tx = self.database.begin().await.unwrap();
         query(sql).execute(&mut tx).await.unwrap();
         tx.commit().await.unwrap();
+    }
+
+    pub(crate) async fn begin_raw(&self) -> Tx {
+        self.database.begin().await.unwrap()
+    }
+
+    pub(crate) async fn raw_in(&self, tx: &mut Tx, sql: impl Into<std::borrow::Cow<'static, str>>) {
+        query(sql).execute(tx).await.unwrap();
+    }
+
+    /// Whether a transaction waits for another one on this server.
+    pub(crate) async fn waits_for_a_lock(&self) -> bool {
+        // The server makes this table anew only if nobody has read it for a tenth of a second.
+        tokio::time::sleep(std::time::Duration::from_millis(120)).await;
+        let statement = "SELECT COUNT(*) AS found FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
+        let row = query(statement).fetch_one(&self.database).await.unwrap();
+        row.try_get::<i64>("found").unwrap() > 0
     }
 
     /// Makes every batch fail at its end, as a full or read-only disk does.

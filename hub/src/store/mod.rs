@@ -337,8 +337,8 @@ mod tests {
                  VALUES (9999, 'from the future', 1, x'00', 0)"
             }
             Engine::MySql => {
-                "INSERT INTO schema_steps (number, name, hash, statements, is_done) \
-                 VALUES (9999, 'from the future', REPEAT(x'00', 32), 1, 1)"
+                "INSERT INTO schema_steps (number, name, hash, statements) \
+                 VALUES (9999, 'from the future', REPEAT(x'00', 32), 1)"
             }
         };
         store.raw(statement).await;

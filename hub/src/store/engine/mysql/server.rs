@@ -35,8 +35,7 @@ const PREPARED_MAX: usize = 256;
 const PACKET_BYTES_MIN: u64 = 4 << 20;
 
 const PROGRESS: &str = "CREATE TABLE IF NOT EXISTS schema_steps (number BIGINT NOT NULL PRIMARY KEY, \
-                        name VARCHAR(64) NOT NULL, hash BINARY(32) NOT NULL, statements BIGINT NOT NULL, \
-                        is_done BIGINT NOT NULL) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
+                        name VARCHAR(64) NOT NULL, hash BINARY(32) NOT NULL, statements BIGINT NOT NULL) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
 
 pub(in crate::store::engine) async fn open(url: &str) -> Result<Pool, StoreError> {
     let options = options(url)?;
@@ -113,8 +112,7 @@ async fn migrate(connection: &mut MySqlConnection) -> Result<(), StoreError> {
 
 async fn steps(connection: &mut MySqlConnection) -> Result<(), StoreError> {
     connection.execute(PROGRESS).await?;
-    let rows =
-        connection.fetch_all("SELECT number, hash, statements, is_done FROM schema_steps ORDER BY number").await?;
+    let rows = connection.fetch_all("SELECT number, hash, statements FROM schema_steps ORDER BY number").await?;
     let newest = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let mut done = Vec::with_capacity(rows.len());
     for row in &rows {
@@ -156,15 +154,10 @@ async fn step(
             Err(error) if at == before && is_done_already(&error) => {}
             Err(error) => return Err(error.into()),
         }
-        let note = "INSERT INTO schema_steps (number, name, hash, statements, is_done) VALUES (?, ?, ?, ?, ?) \
-                    ON DUPLICATE KEY UPDATE statements = VALUES(statements), is_done = VALUES(is_done)";
+        let note = "INSERT INTO schema_steps (number, name, hash, statements) VALUES (?, ?, ?, ?) \
+                    ON DUPLICATE KEY UPDATE statements = VALUES(statements)";
         let count = i64::try_from(at + 1).unwrap_or(i64::MAX);
-        let note = sqlx::query(note)
-            .bind(number)
-            .bind(migration.name)
-            .bind(&hash[..])
-            .bind(count)
-            .bind(i64::from(at + 1 == statements.len()));
+        let note = sqlx::query(note).bind(number).bind(migration.name).bind(&hash[..]).bind(count);
         connection.execute(note).await?;
     }
     if before < statements.len() {
@@ -183,4 +176,85 @@ fn statements_of(file: &str) -> impl Iterator<Item = &str> {
 /// Table, column, index or row is there.
 fn is_done_already(error: &sqlx::Error) -> bool {
     matches!(number_of(error), Some(1050 | 1060 | 1061 | 1062))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Home;
+    use crate::store::MariaDb;
+    use crate::store::Store;
+
+    /// What docs/OPERATING.md gives the hub's user.
+    const GRANTS: &str = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, REFERENCES";
+
+    #[test]
+    fn what_is_no_address_of_a_database_is_refused_and_not_repeated() {
+        for url in ["", "hunter2", "postgres://a:hunter2@h/b", "mysql://a:hunter2@h:1", "mysql://a:hunter2@h:x/b"] {
+            let refused = options(url).unwrap_err();
+
+            assert!(matches!(refused, StoreError::Settings { .. }), "{url}");
+            assert!(!format!("{refused} {refused:?}").contains("hunter2"), "{url}");
+        }
+        let options = options("mariadb://a:b%40c@h:7/d").unwrap();
+        assert_eq!((options.get_host(), options.get_port(), options.get_database()), ("h", 7, Some("d")));
+    }
+
+    #[tokio::test]
+    async fn a_user_with_the_grants_of_the_manual_is_enough_and_a_wrong_password_is_not_told() {
+        let server = MariaDb::start().unwrap();
+        let url = server.database().await.unwrap();
+        let name = url.split(['?', '/']).find(|part| part.starts_with("keyhaven_test")).unwrap();
+        let user =
+            format!("CREATE USER hub@localhost IDENTIFIED BY 'hunter2'; GRANT {GRANTS} ON {name}.* TO hub@localhost");
+        server.execute(user).await.unwrap();
+        let as_hub = |password: &str| url.replace("root@", &format!("hub:{password}@"));
+
+        let refused = Store::open_server(&as_hub("hunter3")).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Server { .. }), "{refused}");
+        assert!(!format!("{refused} {refused:?}").contains("hunter3"), "{refused:?}");
+        let store = Store::open_server(&as_hub("hunter2")).await.unwrap();
+
+        store.put_meta("fact", "value").await.unwrap();
+        assert!(!format!("{store:?}").contains("hunter2"));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_could_forget_or_takes_nothing_is_refused() {
+        let server = MariaDb::start().unwrap();
+        let home = Home::MySql(server.database().await.unwrap());
+        home.open().await.close().await;
+        let rows = [
+            ("innodb_flush_log_at_trx_commit = 2", "innodb_flush_log_at_trx_commit = 1", "power cut"),
+            ("read_only = 1", "read_only = 0", "read-only"),
+            ("max_allowed_packet = 1048576", "max_allowed_packet = 16777216", "max_allowed_packet"),
+        ];
+        for (wrong, right, told) in rows {
+            server.execute(format!("SET GLOBAL {wrong}")).await.unwrap();
+
+            let refused = home.try_open().await.unwrap_err();
+
+            assert!(matches!(refused, StoreError::Settings { .. }) && refused.to_string().contains(told), "{refused}");
+            server.execute(format!("SET GLOBAL {right}")).await.unwrap();
+        }
+        home.open().await;
+    }
+
+    #[tokio::test]
+    async fn tables_that_were_left_half_made_are_finished() {
+        let home = Home::mysql().await;
+        let store = home.open().await;
+        // One was made and not noted; of another step, nothing was.
+        store.raw("UPDATE schema_steps SET statements = statements - 1 WHERE number = 3").await;
+        store.raw("DROP TABLE agent_tiers").await;
+        store.raw("DROP TABLE tiers").await;
+        store.raw("UPDATE schema_steps SET statements = 1 WHERE number = 4").await;
+        store.close().await;
+
+        let store = home.open().await;
+
+        assert!(store.tiers().await.unwrap().is_empty() && store.agent_tiers().await.unwrap().is_empty());
+        store.raw("UPDATE schema_steps SET hash = REPEAT(x'01', 32) WHERE number = 1").await;
+        assert!(matches!(home.try_open().await, Err(StoreError::Settings { .. })));
+    }
 }

@@ -197,12 +197,14 @@ impl Relay {
         let (packets, cuts) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let relay = Self { address, plan: Arc::new(Plan { packets, moment: Mutex::new(Moment::Asked), cuts }) };
         let plan = relay.plan.clone();
-        tokio::spawn(async move {
+        let tasks = Tasks::new();
+        let connections = tasks.clone();
+        tasks.spawn("relay", async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
                 let server = tokio::net::UnixStream::connect(&socket).await.unwrap();
                 let plan = plan.clone();
-                tokio::spawn(async move { pass(client, server, &plan).await });
+                connections.spawn("connection", async move { pass(client, server, &plan).await });
             }
         });
         relay

@@ -315,6 +315,9 @@ error_codes! {
     DatabaseNewer = 5032, Failure, false,
         "a newer version of the program has made the database's tables",
         "run that version, or bring back a backup from before it";
+    BooksDiffer = 5033, Integrity, false,
+        "two figures of the books that should be the same are not",
+        "`keyhaven-hub reconcile show` names them; stop selling and find out who wrote to the database";
     Internal = 5999, Failure, true,
         "something happened that should not",
         "report it with the log of that moment";

@@ -13,6 +13,7 @@ mod init;
 mod key;
 mod key_limits;
 mod price;
+mod reconcile;
 mod serve;
 mod status;
 mod text;
@@ -92,6 +93,9 @@ enum Command {
     Call(usage::CallCommand),
     /// Show what calls cost, by key and model.
     Usage(usage::UsageArgs),
+    /// Compare the books with themselves.
+    #[command(subcommand)]
+    Reconcile(reconcile::ReconcileCommand),
     /// Import, compare and publish list prices.
     #[command(subcommand)]
     Price(price::PriceCommand),
@@ -146,6 +150,7 @@ impl Cli {
             }
             Command::Call(command) => block_on(usage::call(output, &global.load_beside_hub()?, command)),
             Command::Usage(args) => block_on(usage::usage(output, &global.load_beside_hub()?, args)),
+            Command::Reconcile(command) => block_on(reconcile::run(output, &global.load_beside_hub()?, command)),
             Command::Price(command) => {
                 let config = global.load_beside_hub()?;
                 block_on(price::run(output, &config, command))

@@ -16,7 +16,6 @@ use uuid::Uuid;
 use super::Store;
 use super::StoreError;
 use super::amount;
-use super::engine::REPORT_TIME_MAX;
 use super::engine::Rows;
 use super::engine::Tx;
 use super::engine::Update;
@@ -180,47 +179,12 @@ impl Store {
         row.map_or(Ok(NanoUsd::ZERO), |row| amount(&row, "nano_usd"))
     }
 
-    /// What is wrong with the ledger, in words; nothing if every entry sums to zero, every
-    /// balance is the sum of its postings, and no lease exceeds what it is of.
+    /// What is wrong with the books, in words.
     ///
     /// # Errors
-    /// [`StoreError::Query`].
+    /// Those of [`Store::reconcile`].
     pub async fn audit_ledger(&self) -> Result<Vec<String>, StoreError> {
-        let checks = [
-            (
-                "entries that do not sum to zero",
-                "SELECT COUNT(*) AS found FROM (SELECT entry_id FROM postings GROUP BY entry_id \
-                 HAVING SUM(nano_usd) <> 0) AS uneven",
-            ),
-            (
-                "postings without an entry",
-                "SELECT COUNT(*) AS found FROM postings LEFT JOIN entries ON entries.id = postings.entry_id \
-                 WHERE entries.id IS NULL",
-            ),
-            (
-                "balances that are not the sum of their postings",
-                "SELECT COUNT(*) AS found FROM (SELECT side, owner, SUM(nano_usd) AS total FROM postings \
-                 GROUP BY side, owner) AS posted LEFT JOIN balances \
-                 ON balances.side = posted.side AND balances.owner = posted.owner \
-                 WHERE balances.nano_usd IS NULL OR balances.nano_usd <> posted.total",
-            ),
-            ("leases below 0", "SELECT COUNT(*) AS found FROM budget_leases WHERE nano_usd < 0"),
-            (
-                "accounts of which more is leased than there is",
-                "SELECT COUNT(*) AS found FROM (SELECT purse_id, SUM(nano_usd) AS leased FROM budget_leases \
-                 WHERE period = 'balance' GROUP BY purse_id) AS lent LEFT JOIN balances \
-                 ON balances.side = 'consumer' AND balances.owner = lent.purse_id \
-                 WHERE leased > 0 AND (balances.nano_usd IS NULL OR balances.nano_usd < leased)",
-            ),
-        ];
-        let mut findings = Vec::new();
-        for (what, statement) in checks {
-            let found = number(&query(statement).within(REPORT_TIME_MAX).fetch_one(&self.database).await?, "found")?;
-            if found > 0 {
-                findings.push(format!("{found} {what}"));
-            }
-        }
-        Ok(findings)
+        Ok(self.reconcile(0).await?.findings.iter().map(ToString::to_string).collect())
     }
 }
 
@@ -336,7 +300,7 @@ mod tests {
         let consumer = Side::Consumer(AccountId([3; 16]));
         let entry = Entry {
             id: EntryId::new(),
-            kind: EntryKind::Charge,
+            kind: EntryKind::Credit,
             call: Some(CallId([4; 16])),
             attempt: 0,
             at_unix_ms: 5,

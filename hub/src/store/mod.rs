@@ -13,6 +13,7 @@ pub mod leases;
 pub mod ledger;
 pub mod meta;
 pub mod price_tables;
+pub mod reconcile;
 pub mod standing;
 
 use std::io;

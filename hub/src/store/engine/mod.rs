@@ -89,6 +89,17 @@ impl Database {
         begun.await
     }
 
+    /// Begins a transaction that reads all of it as it is at one moment, and writes nothing.
+    pub(super) async fn snapshot(&self) -> Result<Tx, StoreError> {
+        match self {
+            Self::Sqlite(pool) => {
+                let tx = within(CONNECTION_TIME_MAX * 2, async { Ok(pool.begin().await?) }).await?;
+                Ok(Tx::Sqlite(tx))
+            }
+            Self::MySql(pool) => Ok(Tx::MySql(pool.snapshot().await?)),
+        }
+    }
+
     /// Ends all connections; SQLite folds its write-ahead log into the file.
     pub(super) async fn close(&self) {
         match self {

@@ -69,9 +69,20 @@ impl Pool {
     }
 
     pub(super) async fn begin(&self) -> Result<Lent, StoreError> {
+        self.begin_with("START TRANSACTION").await
+    }
+
+    pub(super) async fn snapshot(&self) -> Result<Lent, StoreError> {
+        // Both hold for this transaction only.
+        let mut lent = self.begin_with("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
+        lent.command("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await?;
+        Ok(lent)
+    }
+
+    async fn begin_with(&self, sql: &'static str) -> Result<Lent, StoreError> {
         loop {
             let mut lent = self.lend().await?;
-            match lent.command("START TRANSACTION").await {
+            match lent.command(sql).await {
                 Ok(()) => return Ok(lent),
                 Err(error) if lent.is_fresh || !error.lost_connection() => return Err(error),
                 Err(_) => {}

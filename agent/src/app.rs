@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::config::Config;
+use crate::hub_keys;
+use crate::hub_keys::HubKeys;
 use crate::link::LinkView;
 use crate::link::Linker;
 use crate::link::new_instance;
@@ -47,7 +49,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 /// A [`Failure`] inside: not joined, or the hub says that trying again is of no use.
 pub async fn run(config: Config, dir: PathBuf, vault: Vault, egress: Egress, tasks: Tasks) -> anyhow::Result<()> {
     let identity = vault.identity().ok_or_else(|| Failure::new(ErrorCode::NotJoined, ""))?;
-    let prices = PriceStore::open(&dir.join(prices::DIR_NAME), &identity.hub_key).map_err(Failure::from)?;
+    let hub_keys = HubKeys::open(&dir.join(hub_keys::FILE_NAME), identity.fleet, &identity.hub_key);
+    let hub_keys = hub_keys.map_err(Failure::from)?;
+    let prices = PriceStore::open(&dir.join(prices::DIR_NAME), hub_keys.clone()).map_err(Failure::from)?;
     let vault = SharedVault::new(vault);
     let offers = Offers::new(&vault);
     offers.follow(vault.clone(), VendorClient::new(&egress, config.calls.vendor_connect_timeout()), &tasks);
@@ -68,7 +72,7 @@ pub async fn run(config: Config, dir: PathBuf, vault: Vault, egress: Egress, tas
     let backoff = (config.link.backoff_first(), config.link.backoff_max());
     let instance = new_instance().map_err(Failure::from)?;
     let drain_grace = config.calls.drain_grace();
-    let linker = Linker { vault, egress, relay, offers, prices, view, backoff, drain_grace, instance, tasks };
+    let linker = Linker { vault, egress, relay, offers, hub_keys, prices, view, backoff, drain_grace, instance, tasks };
     Ok(Arc::new(linker).run().await?)
 }
 

@@ -7,6 +7,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod enrol;
+pub mod hub_keys;
 pub mod link;
 pub mod offers;
 pub mod prices;

@@ -1,6 +1,6 @@
 //! The price tables that the hub's calls may name, in memory and in the data directory's `prices/`.
 //!
-//! Invariant: a table is held only if the hub of the join token signed it, and never changed.
+//! Invariant: a table is held only if the hub signed it, with its newest key when it came, and never changed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +26,8 @@ use keyhaven_protocol::price::TableError;
 use keyhaven_protocol::price::unpack_signed;
 use tokio::sync::watch;
 use tracing::warn;
+
+use crate::hub_keys::HubKeys;
 
 /// The directory in the data directory.
 pub const DIR_NAME: &str = "prices";
@@ -67,9 +69,6 @@ pub enum PricesError {
         /// Its version.
         version: u32,
     },
-    /// What the join token said is no key.
-    #[error("the hub's signing key in the vault is none")]
-    HubKey,
 }
 
 impl From<PricesError> for Failure {
@@ -96,7 +95,7 @@ pub struct PriceStore {
 
 struct Shared {
     dir: PathBuf,
-    hub_key: VerifyingKey,
+    hub_keys: HubKeys,
     tables: RwLock<BTreeMap<(u32, [u8; 32]), Kept>>,
     /// Who writes into the directory does so alone.
     writing: Mutex<()>,
@@ -114,11 +113,11 @@ impl PriceStore {
     /// be used is removed: the hub sends again what it needs.
     ///
     /// # Errors
-    /// The directory cannot be used, or the key is none.
-    pub fn open(dir: &Path, hub_key: &[u8; 32]) -> Result<Self, PricesError> {
-        let hub_key = VerifyingKey::from_bytes(hub_key).map_err(|_| PricesError::HubKey)?;
+    /// The directory cannot be used.
+    pub fn open(dir: &Path, hub_keys: HubKeys) -> Result<Self, PricesError> {
         make_private_dir(dir).map_err(at(dir))?;
         let mut tables = BTreeMap::new();
+        let ever = hub_keys.ever();
         for entry in std::fs::read_dir(dir).map_err(at(dir))? {
             let path = entry.map_err(at(dir))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -129,7 +128,7 @@ impl PriceStore {
                 }
                 continue;
             }
-            match load(&path, &hub_key) {
+            match load(&path, &ever) {
                 Ok((held, kept)) => {
                     tables.insert((held.version, held.hash.0), kept);
                 }
@@ -141,7 +140,7 @@ impl PriceStore {
         }
         let shared = Shared {
             dir: dir.to_owned(),
-            hub_key,
+            hub_keys,
             tables: RwLock::new(tables),
             writing: Mutex::new(()),
             changed: watch::Sender::new(()),
@@ -181,7 +180,7 @@ impl PriceStore {
         if self.table(version, &hash).is_some() {
             return Ok(());
         }
-        let table = unpack_signed(&parcel.packed, &parcel.signature, &self.shared.hub_key)?;
+        let table = unpack_signed(&parcel.packed, &parcel.signature, &self.shared.hub_keys.newest())?;
         if table.version != version || table.hash() != hash {
             return Err(PricesError::Misnamed { version });
         }
@@ -231,7 +230,8 @@ fn cut(tables: &mut BTreeMap<(u32, [u8; 32]), Kept>) -> Vec<(u32, [u8; 32])> {
     dropped
 }
 
-fn load(path: &Path, hub_key: &VerifyingKey) -> Result<(HeldTable, Kept), PricesError> {
+/// A table from the disk: it was verified when it came, perhaps by a key that was replaced since.
+fn load(path: &Path, ever: &[VerifyingKey]) -> Result<(HeldTable, Kept), PricesError> {
     let bytes_max = u64::try_from(SIGNATURE_BYTES + PACKED_BYTES_MAX).unwrap_or(u64::MAX);
     if std::fs::metadata(path).map_err(at(path))?.len() > bytes_max {
         return Err(at(path)(io::ErrorKind::FileTooLarge.into()));
@@ -240,7 +240,8 @@ fn load(path: &Path, hub_key: &VerifyingKey) -> Result<(HeldTable, Kept), Prices
     let Some((signature, packed)) = bytes.split_first_chunk() else {
         return Err(at(path)(io::ErrorKind::UnexpectedEof.into()));
     };
-    let table = unpack_signed(packed, signature, hub_key)?;
+    let signed_by = |key: &VerifyingKey| unpack_signed(packed, signature, key);
+    let table = ever.iter().map(signed_by).find(Result::is_ok).unwrap_or(Err(TableError::NotSigned))?;
     let held = HeldTable { version: table.version, hash: table.hash() };
     Ok((held, Kept { table: Arc::new(table), file_bytes: bytes.len() }))
 }
@@ -255,6 +256,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use ed25519_dalek::SigningKey;
+    use keyhaven_protocol::id::FleetId;
     use keyhaven_protocol::price::pack;
 
     use super::*;
@@ -353,7 +355,8 @@ mod tests {
     }
 
     fn open(home: &Path) -> PriceStore {
-        PriceStore::open(&home.join(DIR_NAME), &hub().verifying_key().to_bytes()).unwrap()
+        let keys = HubKeys::open(&home.join("keys"), FleetId([1; 16]), &hub().verifying_key().to_bytes()).unwrap();
+        PriceStore::open(&home.join(DIR_NAME), keys).unwrap()
     }
 
     fn hub() -> SigningKey {

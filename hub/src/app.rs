@@ -115,9 +115,9 @@ impl Hub {
             Engine::MySql => Others::MayLive,
         };
         let directory = Directory::start(registry.store.clone(), tasks).await.map_err(Failure::from)?;
-        let key = registry.keys.signing_key().verifying_key();
+        let signer = registry.keys.signer().clone();
         let prices =
-            Prices::start(registry.store.clone(), key, directory.changed(), tasks).await.map_err(Failure::from)?;
+            Prices::start(registry.store.clone(), signer, directory.changed(), tasks).await.map_err(Failure::from)?;
         let books = Books::start(registry.store.clone(), others, tasks).await.map_err(Failure::from)?;
         let tls = consumer_tls(&config)?;
         let consumer_listener = listen_on(config.consumer.listen, consumer)?;

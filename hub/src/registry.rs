@@ -354,6 +354,7 @@ fn checked_name(name: &str, id_prefix: &str) -> Result<String, RegistryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::OfflineFiles;
 
     const ADDRESS: &str = "hub.example.org:9010";
 
@@ -441,7 +442,7 @@ mod tests {
         let (one, registry) = registry().await;
         registry.store.close().await;
         let other = tempfile::tempdir().unwrap();
-        HubKeys::init(other.path(), None).unwrap();
+        HubKeys::init(other.path(), OfflineFiles::default()).unwrap();
         let file = crate::store::FILE_NAME;
         std::fs::copy(one.path().join(file), other.path().join(file)).unwrap();
 
@@ -452,7 +453,7 @@ mod tests {
 
     async fn registry() -> (tempfile::TempDir, Registry) {
         let dir = tempfile::tempdir().unwrap();
-        HubKeys::init(dir.path(), None).unwrap();
+        HubKeys::init(dir.path(), OfflineFiles::default()).unwrap();
         let registry = Registry::open(dir.path(), None).await.unwrap();
         (dir, registry)
     }

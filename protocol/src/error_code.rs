@@ -94,6 +94,12 @@ error_codes! {
     EgressNotOfficial = 1009, Policy, false,
         "this agent can reach loopback upstreams, and the hub listens beyond loopback",
         "use the released keyhaven-agent, which calls official hosts only";
+    LedgerBehind = 1010, Integrity, false,
+        "the hub's books have more of this agent's ledger than the agent",
+        "the data directory is an older copy of itself: put the newest one back; docs/LEDGER.md says what else can be done";
+    LedgerForked = 1011, Integrity, false,
+        "the agent's ledger is another history than the one in the hub's books",
+        "two copies of the data directory were in use: keep the one that the books know, and ask the operator";
     TokenMalformed = 1020, Usage, false,
         "the join token is damaged",
         "copy the whole token, from `kh1_` to its end, or ask for a new one";
@@ -112,6 +118,9 @@ error_codes! {
     NotJoined = 1025, Usage, false,
         "this data directory belongs to no agent yet",
         "run `keyhaven-agent join` with a token from the operator";
+    HubKeysRefused = 1026, Integrity, false,
+        "the hub's list of signing keys does not lead to the key of the join token",
+        "do not go on: ask the operator whether the hub's keys were replaced; with a new invitation, `keyhaven-agent repin` follows them";
 
     // 20xx: a consumer's call.
     ApiKeyMissing = 2001, Auth, false,
@@ -306,6 +315,9 @@ error_codes! {
     DepositDiffers = 5014, Usage, false,
         "another deposit has this reference",
         "give each payment a reference of its own; `keyhaven-hub account show NAME` lists them";
+    SigningKeys = 5015, Integrity, false,
+        "the hub's signing keys do not belong together",
+        "restore signing.key and signing-keys.json from the same backup; the root key is the one that `init` made";
     DatabaseUnreachable = 5030, Network, true,
         "the database server cannot be reached, or does not let the hub in",
         "check `database.url`, that the server runs, and that the user may use that database from here";

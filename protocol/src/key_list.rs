@@ -193,8 +193,7 @@ impl KeyList {
         for entry in entries {
             list.append(entry)?;
         }
-        let is_in_it = list.entries.iter().any(|entry| entry.key.as_bytes() == trusted);
-        if is_in_it { Ok(list) } else { Err(KeyListError::NotAnchored) }
+        if list.has(trusted) { Ok(list) } else { Err(KeyListError::NotAnchored) }
     }
 
     /// Takes the next entry.
@@ -252,6 +251,21 @@ impl KeyList {
     /// The key of this number.
     pub fn key(&self, number: u32) -> Option<&VerifyingKey> {
         usize::try_from(number).ok().and_then(|number| self.entries.get(number)).map(|kept| &kept.key)
+    }
+
+    /// The root, which signs every entry.
+    pub const fn root(&self) -> &VerifyingKey {
+        &self.root
+    }
+
+    /// All keys, by number.
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &VerifyingKey> {
+        self.entries.iter().map(|kept| &kept.key)
+    }
+
+    /// Whether this key is among them.
+    pub fn has(&self, key: &[u8; 32]) -> bool {
+        self.keys().any(|known| known.as_bytes() == key)
     }
 
     /// The number of the key that signs now.

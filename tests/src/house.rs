@@ -21,6 +21,7 @@ use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_hub::app::Hub;
 use keyhaven_hub::keys::HubKeys;
+use keyhaven_hub::keys::OfflineFiles;
 use keyhaven_hub::registry::INVITATION_TTL;
 use keyhaven_protocol::join_token::JoinToken;
 use keyhaven_protocol::provider::Provider;
@@ -171,7 +172,7 @@ impl Drop for House {
 /// What stands in the way.
 pub async fn start_hub(dir: &Path, mut config: keyhaven_hub::config::Config, tasks: &Tasks) -> Result<Hub> {
     if !HubKeys::exist_in(dir)? {
-        HubKeys::init(dir, None)?;
+        HubKeys::init(dir, OfflineFiles::default())?;
     }
     prices::stock_in(dir).await?;
     let free = SocketAddr::from(([127, 0, 0, 1], 0));

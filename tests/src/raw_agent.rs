@@ -208,14 +208,16 @@ impl RawLink {
         }
     }
 
-    /// The next frame; none when the hub has closed, however.
+    /// The next frame but KEYS, which every hub says first; none when the hub has closed, however.
     ///
     /// # Errors
     /// When nothing comes, or no frames.
     pub async fn frame(&mut self) -> Result<Option<Frame>> {
         loop {
-            if let Some(frame) = next_frame(&mut self.waiting)? {
-                return Ok(Some(frame));
+            match next_frame(&mut self.waiting)? {
+                Some(frame) if frame.kind == FrameKind::Keys.number() => continue,
+                Some(frame) => return Ok(Some(frame)),
+                None => {}
             }
             let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.context("the hub says nothing")?;
             match message {

@@ -8,6 +8,7 @@ use anyhow::Result;
 use keyhaven_hub::keys::BACKUP_KEY_FILE;
 use keyhaven_hub::keys::HubKeys;
 use keyhaven_hub::keys::IDENTITY_FILE;
+use keyhaven_hub::keys::OfflineFiles;
 use keyhaven_hub::keys::TUNNEL_KEY_FILE;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::join_token::JoinToken;
@@ -398,7 +399,7 @@ async fn until_status(chat: &Chat, hub: SocketAddr, status: u16) -> Result<Answe
 /// Gives a hub the tunnel keys of a new one; fleet and signing key stay.
 fn new_pins(hub: &Path, scratch: &Path) -> Result<()> {
     let fresh = scratch.join("fresh");
-    HubKeys::init(&fresh, None)?;
+    HubKeys::init(&fresh, OfflineFiles::default())?;
     let read = |dir: &Path| -> Result<Value> { Ok(serde_json::from_slice(&std::fs::read(dir.join(IDENTITY_FILE))?)?) };
     let (mut identity, new) = (read(hub)?, read(&fresh)?);
     identity["live_pin"] = new["live_pin"].clone();

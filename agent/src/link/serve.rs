@@ -23,6 +23,7 @@ use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
+use keyhaven_protocol::frame::Keys;
 use keyhaven_protocol::frame::PriceParts;
 use keyhaven_protocol::frame::Prices;
 use keyhaven_protocol::frame::Withdraw;
@@ -37,6 +38,7 @@ use keyhaven_protocol::link::Side;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tracing::error;
 use tracing::info;
 use tracing::warn;
 
@@ -45,6 +47,7 @@ use super::dial::Caller;
 use super::dial::Dialled;
 use super::dial::LinkError;
 use super::dial::dial;
+use crate::hub_keys::HubKeys;
 use crate::offers::Offers;
 use crate::prices::Parcel;
 use crate::prices::PriceStore;
@@ -74,6 +77,8 @@ pub struct Linker {
     pub relay: Arc<Relay>,
     /// What it offers.
     pub offers: Offers,
+    /// The keys that its hub signs with.
+    pub hub_keys: HubKeys,
     /// The price tables that its calls may name.
     pub prices: PriceStore,
     /// How it looks from outside.
@@ -288,7 +293,10 @@ impl Linker {
 async fn serve(linker: Arc<Linker>, dialled: Dialled, handle: LinkHandle, news: mpsc::Sender<News>) {
     let began = Instant::now();
     let (parcels, arriving) = mpsc::channel(PARCELS_MAX);
-    let events = Events { linker: linker.clone(), news: news.clone(), began, parts: PriceParts::default(), parcels };
+    let (keys_news, keys_to_save) = mpsc::channel(1);
+    let parts = PriceParts::default();
+    let events = Events { linker: linker.clone(), news: news.clone(), began, parts, parcels, keys_news };
+    let keep_keys = keep_keys(&linker.hub_keys, keys_to_save);
     // First what is held, then what is offered: the hub sells nothing where its prices are not known.
     let say_held = say_held(&linker.prices, &handle);
     let keep_prices = keep_prices(&linker.prices, arriving);
@@ -302,7 +310,7 @@ async fn serve(linker: Arc<Linker>, dialled: Dialled, handle: LinkHandle, news: 
         tokio::time::sleep(LAST_WORDS_TIME_MAX).await;
         handle.close();
     };
-    let others = async { tokio::join!(say_held, keep_prices, keep_offers, obey) };
+    let others = async { tokio::join!(keep_keys, say_held, keep_prices, keep_offers, obey) };
     let end = tokio::select! {
         end = link::run(dialled.socket, &handle, events) => end,
         _ = others => LinkEnd::Closed,
@@ -354,12 +362,28 @@ async fn keep_prices(prices: &PriceStore, mut arriving: mpsc::Receiver<Parcel>) 
     std::future::pending().await
 }
 
+/// Writes the hub's keys down whenever there are new ones.
+async fn keep_keys(hub_keys: &HubKeys, mut news: mpsc::Receiver<()>) {
+    while let Some(()) = news.recv().await {
+        let keys = hub_keys.clone();
+        match tokio::task::spawn_blocking(move || keys.save()).await {
+            Ok(Ok(())) => info!("the hub's signing keys are written down"),
+            // They hold in memory, and the hub says them again on the next link.
+            Ok(Err(error)) => warn!("{error}"),
+            Err(error) => warn!("the hub's signing keys were not written down: {error}"),
+        }
+    }
+    std::future::pending().await
+}
+
 struct Events {
     linker: Arc<Linker>,
     news: mpsc::Sender<News>,
     began: Instant,
     parts: PriceParts,
     parcels: mpsc::Sender<Parcel>,
+    /// There are new keys to write down. Full means that this will be done.
+    keys_news: mpsc::Sender<()>,
 }
 
 impl LinkEvents for Events {
@@ -373,6 +397,11 @@ impl LinkEvents for Events {
     fn control(&mut self, frame: &Frame) -> Result<(), LinkFault> {
         // Answers to pings above all: a round trip was measured.
         self.linker.view.tell_change();
+        if frame.kind == FrameKind::Keys.number() {
+            let keys = Keys::decode(&frame.payload).map_err(|_| LinkFault::Malformed(FrameKind::Keys))?;
+            self.take_keys(&keys);
+            return Ok(());
+        }
         if frame.kind != FrameKind::Prices.number() {
             return Ok(());
         }
@@ -391,5 +420,18 @@ impl LinkEvents for Events {
         info!("the hub drains this link; dialling a new one");
         // Full means that the one who dials already knows.
         let _ = self.news.try_send(News::Drains(self.began.elapsed()));
+    }
+}
+
+impl Events {
+    /// At once and in memory, so that what these keys sign can be verified when it comes next.
+    fn take_keys(&self, keys: &Keys) {
+        match self.linker.hub_keys.take(keys) {
+            Ok(true) => {
+                let _ = self.keys_news.try_send(());
+            }
+            Ok(false) => {}
+            Err(error) => error!(error.code = %error.code(), "{error}"),
+        }
     }
 }

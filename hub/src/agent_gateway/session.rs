@@ -12,6 +12,7 @@ use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
+use keyhaven_protocol::frame::Keys;
 use keyhaven_protocol::frame::Prices;
 use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::frame::Withdraw;
@@ -31,6 +32,10 @@ use super::price_push::push;
 
 pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Tunnel>, proved: Proved) {
     let link = proved.entered.link.clone();
+    // Before anything that these keys sign.
+    for keys in Keys::of_list(gateway.registry.keys.signer().list().entries()) {
+        link.handle.send_control(FrameKind::Keys, &keys);
+    }
     let events = Events {
         gateway: gateway.clone(),
         link: link.clone(),

@@ -236,6 +236,7 @@ fn limits_of(policy: &KeyPolicy) -> String {
 mod tests {
     use super::*;
     use crate::keys::HubKeys;
+    use crate::keys::OfflineFiles;
     use crate::store::accounts::DEFAULT_ACCOUNT;
 
     #[test]
@@ -280,7 +281,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_is_found_by_id_and_by_a_name_that_only_one_live_key_has() {
         let dir = tempfile::tempdir().unwrap();
-        HubKeys::init(dir.path(), None).unwrap();
+        HubKeys::init(dir.path(), OfflineFiles::default()).unwrap();
         let registry = Registry::open(dir.path(), None).await.unwrap();
         let (one, _) = registry.create_api_key("web", 1).await.unwrap();
         let (two, _) = registry.create_api_key("web", 2).await.unwrap();

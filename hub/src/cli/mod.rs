@@ -15,6 +15,7 @@ mod key_limits;
 mod price;
 mod reconcile;
 mod serve;
+mod signing_key;
 mod status;
 mod text;
 mod usage;
@@ -99,6 +100,9 @@ enum Command {
     /// Import, compare and publish list prices.
     #[command(subcommand)]
     Price(price::PriceCommand),
+    /// List the keys that sign in the hub's name, or replace the one in use.
+    #[command(subcommand)]
+    SigningKey(signing_key::SigningKeyCommand),
     /// What the running hub is doing.
     Status,
     /// Check keys, database, files, ports and clock, and say what to do.
@@ -155,6 +159,7 @@ impl Cli {
                 let config = global.load_beside_hub()?;
                 block_on(price::run(output, &config, command))
             }
+            Command::SigningKey(command) => signing_key::run(output, &global.load()?.config, command),
             Command::Status => block_on(status::run(output, &global.load_beside_hub()?)),
             Command::Doctor => block_on(doctor::run(output, &global.load_beside_hub()?)),
             Command::Config(command) => config::run(output, &global, command),
@@ -257,7 +262,9 @@ mod tests {
     fn the_documented_commands_parse() {
         for line in [
             "serve",
-            "init --backup-key /mnt/usb/backup.key",
+            "init --backup-key /mnt/usb/backup.key --root-key /mnt/usb/root.key",
+            "signing-key list --json",
+            "signing-key rotate --root-key /mnt/usb/root.key --yes",
             "agent invite --name office --ttl 1h --address hub.example.org:9010",
             "agent invite --again office",
             "agent list --json",

@@ -17,6 +17,7 @@ use tracing::warn;
 use crate::config::Config;
 use crate::keys::BACKUP_KEY_FILE;
 use crate::keys::HubKeys;
+use crate::keys::ROOT_KEY_FILE;
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -44,6 +45,7 @@ fn initialise_if_empty(dir: &Path) -> Result<(), crate::keys::KeysError> {
     let shown = dir.display();
     info!(fleet.id = %keys.fleet(), "made a new hub in {shown}, fleet {}", keys.fleet());
     warn!("{}", super::init::backup_key_advice(&dir.join(BACKUP_KEY_FILE)));
+    warn!("{}", super::init::root_key_advice(&dir.join(ROOT_KEY_FILE)));
     Ok(())
 }
 

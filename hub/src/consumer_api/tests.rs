@@ -19,6 +19,8 @@ use super::*;
 use crate::api_key::NewApiKey;
 use crate::key_policy::Budgets;
 use crate::key_policy::KeyPolicy;
+use crate::keys::HubKeys;
+use crate::keys::OfflineFiles;
 use crate::settlement::CallOutcome;
 use crate::settlement::CallRecord;
 use crate::settlement::Metering;
@@ -134,8 +136,9 @@ impl Scene {
         let tasks = Tasks::new();
         let directory = Directory::start(store.clone(), &tasks).await.unwrap();
         let books = Books::start(store.clone(), Others::None, &tasks).await.unwrap();
-        let key = ed25519_dalek::SigningKey::from_bytes(&[1; 32]).verifying_key();
-        let prices = Prices::start(store.clone(), key, directory.changed(), &tasks).await.unwrap();
+        let house = tempfile::tempdir().unwrap();
+        let signer = HubKeys::init(house.path(), OfflineFiles::default()).unwrap().signer().clone();
+        let prices = Prices::start(store.clone(), signer, directory.changed(), &tasks).await.unwrap();
         Self { api: ConsumerApi::new(directory, books, prices), store, mine, others, expired, _dir: dir }
     }
 

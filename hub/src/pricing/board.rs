@@ -11,7 +11,6 @@ use std::sync::RwLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ed25519_dalek::VerifyingKey;
 use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::tasks::Tasks;
@@ -32,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 use tracing::info;
 
+use super::signed;
+use crate::keys::Signer;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::price_tables::Published;
@@ -113,15 +114,15 @@ impl Prices {
     /// The first reading failed.
     pub async fn start(
         store: Store,
-        key: VerifyingKey,
+        signer: Signer,
         revision: watch::Receiver<u64>,
         tasks: &Tasks,
     ) -> Result<Self, BoardError> {
-        let board = read(&store, &key, &Board::default(), unix_ms_now()).await?;
+        let board = read(&store, &signer, &Board::default(), unix_ms_now()).await?;
         let shared = Arc::new(Shared { board: RwLock::new(Arc::new(board)), changed: watch::Sender::new(()) });
         let prices = Self { shared };
         let stop = tasks.stopping();
-        tasks.spawn_until_stop("prices", prices.clone().follow(store, key, revision, stop));
+        tasks.spawn_until_stop("prices", prices.clone().follow(store, signer, revision, stop));
         Ok(prices)
     }
 
@@ -167,13 +168,7 @@ impl Prices {
         self.shared.board.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn follow(
-        self,
-        store: Store,
-        key: VerifyingKey,
-        mut revision: watch::Receiver<u64>,
-        stop: CancellationToken,
-    ) {
+    async fn follow(self, store: Store, signer: Signer, mut revision: watch::Receiver<u64>, stop: CancellationToken) {
         // What changed while the first board was read is read at once.
         revision.mark_changed();
         let mut failed = false;
@@ -184,7 +179,7 @@ impl Prices {
                 () = tokio::time::sleep(RETRY), if failed => {}
                 result = revision.changed() => if result.is_err() { return },
             }
-            let board = match read(&store, &key, &self.board(), unix_ms_now()).await {
+            let board = match read(&store, &signer, &self.board(), unix_ms_now()).await {
                 Ok(board) => board,
                 Err(error) => {
                     if !failed {
@@ -225,7 +220,7 @@ impl Board {
 }
 
 /// Tables that are on the old board are not read again: a published one never changes.
-async fn read(store: &Store, key: &VerifyingKey, old: &Board, now_unix_ms: u64) -> Result<Board, BoardError> {
+async fn read(store: &Store, signer: &Signer, old: &Board, now_unix_ms: u64) -> Result<Board, BoardError> {
     let mut board = Board {
         zones: store.zones().await?.into_iter().collect(),
         tiers: store.tiers().await?.into_iter().collect(),
@@ -238,7 +233,7 @@ async fn read(store: &Store, key: &VerifyingKey, old: &Board, now_unix_ms: u64) 
             Some(priced) => priced,
             None => {
                 let Some(published) = store.prices(Some(version)).await? else { continue };
-                Arc::new(Priced::open(&published, key)?)
+                Arc::new(Priced::open(&published, signer)?)
             }
         };
         let is_settled = priced.table.valid_from_unix_ms.saturating_add(CLOCK_STEP_MAX_MS) <= now_unix_ms;
@@ -261,16 +256,16 @@ impl Priced {
         self.named.hash
     }
 
-    fn open(published: &Published, key: &VerifyingKey) -> Result<Self, BoardError> {
+    fn open(published: &Published, signer: &Signer) -> Result<Self, BoardError> {
         let version = published.version;
         let unusable = |source| BoardError::Table { version, source };
-        let table = PriceTable::decode_signed(&published.table_bytes, &published.signature, key).map_err(unusable)?;
+        let table = signed::table(published, signer).map_err(unusable)?;
         if table.version != version {
             return Err(unusable(TableError::NotCanonical));
         }
         let named = HeldTable { version, hash: table.hash() };
         let packed = pack(&published.table_bytes).map_err(unusable)?;
-        let parts = parts_of(named, published.signature, &packed);
+        let parts = parts_of(named, table.sign(signer.key()), &packed);
         let parts = parts.map_err(|_: PayloadError| BoardError::TooLong { version })?;
         Ok(Self { table, named, parts })
     }
@@ -278,10 +273,13 @@ impl Priced {
 
 #[cfg(test)]
 mod tests {
+    use keyhaven_protocol::frame::Prices as PricesFrame;
+    use keyhaven_protocol::price::unpack_signed;
     use keyhaven_protocol::provider::Provider;
 
     use super::*;
     use crate::keys::HubKeys;
+    use crate::keys::OfflineFiles;
 
     const AGENT: AgentId = AgentId([3; 16]);
 
@@ -324,7 +322,7 @@ mod tests {
             house.publish(version, u64::from(version) * 100_000).await;
         }
 
-        let board = read(&house.store, &house.key(), &Board::default(), 390_000).await.unwrap();
+        let board = read(&house.store, &house.signer(), &Board::default(), 390_000).await.unwrap();
 
         let versions: Vec<u32> = board.tables.iter().map(|priced| priced.version()).collect();
         assert_eq!(versions, [5, 4, 3]);
@@ -349,7 +347,7 @@ mod tests {
         let house = House::new().await;
         let revision = watch::Sender::new(0);
         let tasks = Tasks::new();
-        let started = Prices::start(house.store.clone(), house.key(), revision.subscribe(), &tasks).await;
+        let started = Prices::start(house.store.clone(), house.signer(), revision.subscribe(), &tasks).await;
         let prices = started.unwrap();
         let mut changed = prices.changed();
 
@@ -373,13 +371,34 @@ mod tests {
         forged.signature = [7; 64];
         house.store.publish_prices(&forged).await.unwrap();
 
-        let read = read(&house.store, &house.key(), &Board::default(), 150).await;
+        let read = read(&house.store, &house.signer(), &Board::default(), 150).await;
 
         assert!(matches!(read, Err(BoardError::Table { version: 2, source: TableError::NotSigned })));
     }
 
+    /// What was published before a rotation stays in force, and agents get it by the key that they still take.
+    #[tokio::test]
+    async fn a_table_of_a_replaced_key_is_sold_at_and_leaves_with_the_signature_of_the_new_one() {
+        let mut house = House::new().await;
+        house.publish(1, 100).await;
+        let root = house.dir.path().join(crate::keys::ROOT_KEY_FILE);
+        HubKeys::rotate(house.dir.path(), &root).unwrap();
+        house.keys = HubKeys::load(house.dir.path(), None).unwrap();
+        house.publish(2, 200).await;
+
+        let board = house.board(150).await.board();
+
+        let versions: Vec<u32> = board.tables.iter().map(|priced| priced.version()).collect();
+        assert_eq!(versions, [2, 1]);
+        let key = house.keys.signing_key().verifying_key();
+        for priced in &board.tables {
+            let Ok(PricesFrame::Part(part)) = PricesFrame::decode(priced.parts[0].clone()) else { panic!("a part") };
+            assert!(unpack_signed(&part.bytes, &part.signature, &key).is_ok(), "{}", priced.version());
+        }
+    }
+
     struct House {
-        _dir: tempfile::TempDir,
+        dir: tempfile::TempDir,
         store: Store,
         keys: HubKeys,
     }
@@ -387,13 +406,13 @@ mod tests {
     impl House {
         async fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            HubKeys::init(dir.path(), None).unwrap();
+            HubKeys::init(dir.path(), OfflineFiles::default()).unwrap();
             let (store, keys) = (Store::open(dir.path()).await.unwrap(), HubKeys::load(dir.path(), None).unwrap());
-            Self { _dir: dir, store, keys }
+            Self { dir, store, keys }
         }
 
-        fn key(&self) -> VerifyingKey {
-            self.keys.signing_key().verifying_key()
+        fn signer(&self) -> Signer {
+            self.keys.signer().clone()
         }
 
         fn published(&self, version: u32, valid_from_unix_ms: u64) -> Published {
@@ -413,7 +432,7 @@ mod tests {
         }
 
         async fn board(&self, now_unix_ms: u64) -> Prices {
-            let board = read(&self.store, &self.key(), &Board::default(), now_unix_ms).await.unwrap();
+            let board = read(&self.store, &self.signer(), &Board::default(), now_unix_ms).await.unwrap();
             let shared = Shared { board: RwLock::new(Arc::new(board)), changed: watch::Sender::new(()) };
             Prices { shared: Arc::new(shared) }
         }

@@ -8,6 +8,7 @@ use keyhaven_protocol::price::PriceTable;
 use keyhaven_protocol::price::TableError;
 
 use super::litellm;
+use super::signed;
 use crate::keys::HubKeys;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -120,10 +121,7 @@ impl<'a> PriceBook<'a> {
         match (found, version) {
             (None, Some(version)) => Err(BookError::NoVersion { version }),
             (None, None) => Ok(None),
-            (Some(found), _) => {
-                let key = self.keys.signing_key().verifying_key();
-                Ok(Some(PriceTable::decode_signed(&found.table_bytes, &found.signature, &key)?))
-            }
+            (Some(found), _) => Ok(Some(signed::table(&found, self.keys.signer())?)),
         }
     }
 
@@ -203,6 +201,7 @@ mod tests {
     use keyhaven_protocol::provider::Provider;
 
     use super::*;
+    use crate::keys::OfflineFiles;
 
     #[tokio::test]
     async fn a_draft_is_published_once_and_an_earlier_version_comes_back_as_a_new_one() {
@@ -290,7 +289,7 @@ mod tests {
 
     async fn house() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
-        HubKeys::init(dir.path(), None).unwrap();
+        HubKeys::init(dir.path(), OfflineFiles::default()).unwrap();
         let store = Store::open(dir.path()).await.unwrap();
         (dir, store)
     }

@@ -6,4 +6,5 @@ pub mod board;
 pub mod book;
 pub mod diff;
 pub mod litellm;
+mod signed;
 pub mod unit;

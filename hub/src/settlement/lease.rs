@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_protocol::id::BootId;
 use keyhaven_protocol::money::NanoUsd;
 
 use super::Shared;
+use super::new_boot;
 use super::purses::Ask;
 use super::purses::Grant;
 use super::purses::Limit;
 use crate::store::StoreError;
-use crate::store::leases::BootId;
 use crate::store::leases::Purse;
 use crate::store::ledger::Batch;
 use crate::store::ledger::Side;
@@ -87,9 +88,10 @@ impl Shared {
     /// Another process took this one for dead and gave its leases back. What is under way here
     /// goes on in a boot of its own; what that overspends is the hub's.
     pub(super) async fn begin_again(&self) -> Result<BootId, StoreError> {
-        let boot = BootId::new();
+        let boot = new_boot();
         self.store.replay(|| self.store.begin_boot(boot, unix_ms_now())).await?;
         let mut state = self.lock();
+        state.boot = boot;
         state.purses.lost_all();
         for phase in state.calls.values() {
             match phase {

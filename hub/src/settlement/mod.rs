@@ -27,19 +27,20 @@ use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::AccountId;
 use keyhaven_protocol::id::ApiKeyId;
+use keyhaven_protocol::id::BootId;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::money::NanoUsd;
 use metrics::counter;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::error;
+use uuid::Uuid;
 
 use crate::key_policy::Payer;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::calls::UsageFilter;
 use crate::store::calls::UsageRow;
-use crate::store::leases::BootId;
 use crate::store::leases::Period;
 use crate::store::leases::Purse;
 use crate::store::ledger::Side;
@@ -203,8 +204,9 @@ struct Shared {
     wake: Notify,
 }
 
-#[derive(Default)]
 struct State {
+    /// The boot of this process, as the database knows it.
+    boot: BootId,
     purses: Purses,
     calls: HashMap<CallId, Phase>,
     /// In the order of their ends.
@@ -219,6 +221,26 @@ struct State {
     observe_now: bool,
     /// Nothing is sold any more.
     is_closed: bool,
+}
+
+impl State {
+    fn new(boot: BootId) -> Self {
+        Self {
+            boot,
+            purses: Purses::default(),
+            calls: HashMap::new(),
+            ended: VecDeque::new(),
+            forgotten: Vec::new(),
+            writing_since: None,
+            failure: None,
+            observe_now: false,
+            is_closed: false,
+        }
+    }
+}
+
+fn new_boot() -> BootId {
+    BootId(Uuid::now_v7().into_bytes())
 }
 
 enum Phase {
@@ -243,12 +265,12 @@ impl Books {
     }
 
     async fn start_at(pace: Pace, store: Store, others: Others, tasks: &Tasks) -> Result<Self, StoreError> {
-        let boot = BootId::new();
+        let boot = new_boot();
         store.replay(|| store.begin_boot(boot, unix_ms_now())).await?;
         let shared = Arc::new(Shared {
             store,
             pace,
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State::new(boot)),
             turn: tokio::sync::Mutex::new(boot),
             wake: Notify::new(),
         });
@@ -258,6 +280,11 @@ impl Books {
         let keeper = shared.clone();
         tasks.spawn_until_stop("books", keeper.keep(tasks.leaving(), tasks.stopping()));
         Ok(Self { shared })
+    }
+
+    /// The boot that calls are sold in now.
+    pub fn boot(&self) -> BootId {
+        self.shared.lock().boot
     }
 
     /// Sets an amount aside for a call that began at this time: all of it, from the account's

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_protocol::id::BootId;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::money::NanoUsd;
 use metrics::counter;
@@ -30,7 +31,6 @@ use super::record::CallRecord;
 use super::record::Sale;
 use crate::store::StoreError;
 use crate::store::calls::CallRow;
-use crate::store::leases::BootId;
 use crate::store::leases::HeldCall;
 use crate::store::leases::Period;
 use crate::store::leases::Purse;

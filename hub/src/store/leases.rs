@@ -2,16 +2,15 @@
 //!
 //! Invariant: a boot that has ended has no leases and no holds once its last batch is swept.
 
-use std::fmt;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use keyhaven_protocol::id::AccountId;
 use keyhaven_protocol::id::ApiKeyId;
+use keyhaven_protocol::id::BootId;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::money::NanoUsd;
-use uuid::Uuid;
 
 use super::Store;
 use super::StoreError;
@@ -28,23 +27,6 @@ use super::time;
 
 /// Calls in one statement that forgets them.
 const CALLS_AT_ONCE: usize = 1024;
-
-/// One life of one hub process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BootId(pub [u8; 16]);
-
-impl BootId {
-    /// A new one.
-    pub fn new() -> Self {
-        Self(Uuid::now_v7().into_bytes())
-    }
-}
-
-impl Default for BootId {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// The time that a key's budget is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -281,12 +263,6 @@ impl Batch {
     }
 }
 
-impl fmt::Display for BootId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "boot_{}", Uuid::from_bytes(self.0).as_simple())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,7 +288,7 @@ mod tests {
 
     async fn a_boot_that_was_ended_writes_no_batch(home: Home) {
         let store = home.open().await;
-        let boot = BootId::new();
+        let boot = BootId([1; 16]);
         store.begin_boot(boot, 5).await.unwrap();
         let batch = store.begin_batch(Some(boot), 7).await.unwrap();
         batch.commit(Some(boot), 7).await.unwrap();
@@ -331,7 +307,7 @@ mod tests {
 
     async fn leases_are_set_as_a_whole_and_seen_by_others(home: Home) {
         let store = home.open().await;
-        let [one, two] = [BootId::new(), BootId::new()];
+        let [one, two] = [BootId([1; 16]), BootId([2; 16])];
         let purse = Purse::Account(AccountId([1; 16]));
         let mut batch = store.begin_batch(None, 1).await.unwrap();
         for lease in [5, 3] {
@@ -350,7 +326,7 @@ mod tests {
 
     async fn a_hold_is_written_observed_listed_and_forgotten(home: Home) {
         let store = home.open().await;
-        let boot = BootId::new();
+        let boot = BootId([1; 16]);
         let held = HeldCall { call: CallId([2; 16]), observed: NanoUsd(0), seen_unix_ms: 4, json: "{}".to_owned() };
         let mut batch = store.begin_batch(None, 1).await.unwrap();
         batch.put_holds(boot, std::slice::from_ref(&held)).await.unwrap();

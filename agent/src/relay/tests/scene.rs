@@ -29,6 +29,7 @@ use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::frame::ResponseHead;
 use keyhaven_protocol::frame::Terms;
 use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::id::FleetId;
 use keyhaven_protocol::id::VendorKeyId;
 use keyhaven_protocol::link::Incoming;
 use keyhaven_protocol::link::Limits;
@@ -53,6 +54,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Calls;
+use crate::hub_keys::HubKeys;
 use crate::offers::Offers;
 use crate::prices::Parcel;
 use crate::prices::PriceStore;
@@ -315,7 +317,8 @@ pub(super) fn terms() -> Terms {
 
 fn prices(dir: &std::path::Path) -> PriceStore {
     let (key, table) = (SigningKey::from_bytes(&[1; 32]), price_table());
-    let store = PriceStore::open(&dir.join("prices"), &key.verifying_key().to_bytes()).unwrap();
+    let hub_keys = HubKeys::open(&dir.join("hub-keys"), FleetId([1; 16]), &key.verifying_key().to_bytes()).unwrap();
+    let store = PriceStore::open(&dir.join("prices"), hub_keys).unwrap();
     let parcel = Parcel {
         table: HeldTable { version: table.version, hash: table.hash() },
         signature: table.sign(&key),

@@ -135,12 +135,13 @@ mod tests {
 
     use super::*;
     use crate::keys::HubKeys;
+    use crate::keys::OfflineFiles;
     use crate::registry::INVITATION_TTL;
 
     #[tokio::test]
     async fn an_invitation_prints_a_token_and_the_command_that_takes_it() {
         let dir = tempfile::tempdir().unwrap();
-        HubKeys::init(dir.path(), None).unwrap();
+        HubKeys::init(dir.path(), OfflineFiles::default()).unwrap();
         let registry = Registry::open(dir.path(), None).await.unwrap();
         let address = "hub.example.org:9010";
         let invited = registry.invite(Some("office"), address, INVITATION_TTL, 0).await.unwrap();

@@ -191,6 +191,7 @@ pub(super) async fn find(registry: &Registry, wanted: &str) -> Result<Agent, Fai
 mod tests {
     use super::*;
     use crate::keys::HubKeys;
+    use crate::keys::OfflineFiles;
     use crate::registry::INVITATION_TTL;
 
     #[tokio::test]
@@ -224,7 +225,7 @@ mod tests {
 
     async fn registry() -> (tempfile::TempDir, Registry) {
         let dir = tempfile::tempdir().unwrap();
-        HubKeys::init(dir.path(), None).unwrap();
+        HubKeys::init(dir.path(), OfflineFiles::default()).unwrap();
         let registry = Registry::open(dir.path(), None).await.unwrap();
         (dir, registry)
     }

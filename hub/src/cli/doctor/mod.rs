@@ -15,9 +15,11 @@ use tokio::net::TcpListener;
 
 use super::admin_client;
 use crate::config::Config;
+use crate::keys::ARCHIVE_KEY_FILE;
 use crate::keys::BACKUP_KEY_FILE;
 use crate::keys::HubKeys;
 use crate::keys::IDENTITY_FILE;
+use crate::keys::ROOT_KEY_FILE;
 use crate::keys::SIGNING_KEY_FILE;
 use crate::keys::TUNNEL_KEY_FILE;
 use crate::registry::Registry;
@@ -48,6 +50,7 @@ async fn examine(config: &Config) -> Vec<Row> {
     rows.extend(file_modes(&dir));
     rows.push(keys(config, &dir));
     rows.push(backup_key(&dir));
+    rows.push(root_key(&dir));
     rows.extend(database_and_clock(config, &dir).await);
     rows.push(disk(&dir));
     rows.push(certificate(config));
@@ -77,7 +80,15 @@ fn data_dir(dir: &Path) -> Row {
 
 /// One row for each file that others may read; none if all is well.
 fn file_modes(dir: &Path) -> Vec<Row> {
-    let names = [TUNNEL_KEY_FILE, BACKUP_KEY_FILE, SIGNING_KEY_FILE, IDENTITY_FILE, store::FILE_NAME];
+    let names = [
+        TUNNEL_KEY_FILE,
+        BACKUP_KEY_FILE,
+        SIGNING_KEY_FILE,
+        ROOT_KEY_FILE,
+        ARCHIVE_KEY_FILE,
+        IDENTITY_FILE,
+        store::FILE_NAME,
+    ];
     let open = names.into_iter().filter_map(|name| {
         let path = dir.join(name);
         let mode = mode_of(&path).ok()?;
@@ -115,6 +126,18 @@ fn backup_key(dir: &Path) -> Row {
         );
     }
     Row::ok("backup key", "not in the data directory".to_owned())
+}
+
+fn root_key(dir: &Path) -> Row {
+    let path = dir.join(ROOT_KEY_FILE);
+    if path.exists() {
+        return Row::warn(
+            "root key",
+            "it is still in the data directory, where whoever takes the signing key takes it too".to_owned(),
+            format!("move {} to a place that is not this machine", path.display()),
+        );
+    }
+    Row::ok("root key", "not in the data directory".to_owned())
 }
 
 async fn database_and_clock(config: &Config, dir: &Path) -> Vec<Row> {
@@ -289,16 +312,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::keys::OfflineFiles;
 
     #[tokio::test]
-    async fn a_new_hub_is_healthy_but_for_the_backup_key_and_the_loopback_address() {
+    async fn a_new_hub_is_healthy_but_for_the_keys_to_take_away_and_the_loopback_address() {
         let (_dir, config) = hub().await;
 
         let rows = examine(&config).await;
 
         assert_eq!(checks(&rows, Verdict::Fail), Vec::<&str>::new(), "{rows:?}");
         let warned = checks(&rows, Verdict::Warn);
-        assert_eq!(warned, ["backup key", "invitations"], "{rows:?}");
+        assert_eq!(warned, ["backup key", "root key", "invitations"], "{rows:?}");
         assert!(rows.iter().all(|row| (row.result == Verdict::Ok) == row.fix.is_none()));
     }
 
@@ -333,7 +357,7 @@ mod tests {
     async fn a_key_that_no_agent_trusts_fails() {
         let (_dir, config) = hub().await;
         let other = tempfile::tempdir().unwrap();
-        HubKeys::init(other.path(), None).unwrap();
+        HubKeys::init(other.path(), OfflineFiles::default()).unwrap();
         let foreign = other.path().join(TUNNEL_KEY_FILE);
         std::fs::copy(foreign, config.data_dir().join(TUNNEL_KEY_FILE)).unwrap();
 
@@ -424,7 +448,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("hub");
         let config = config_in(&home).await;
-        HubKeys::init(&home, None).unwrap();
+        HubKeys::init(&home, OfflineFiles::default()).unwrap();
         let registry = Registry::open(&home, None).await.unwrap();
         registry.store.close().await;
         (dir, config)

@@ -28,6 +28,7 @@ mod realtime;
 mod relay;
 mod scene;
 mod secrets;
+mod signing_keys;
 mod stalled;
 mod streaming;
 mod survival;

@@ -2,7 +2,6 @@
 //!
 //! Invariant: a boot that has ended has no leases and no holds once its last batch is swept.
 
-
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;

@@ -56,6 +56,7 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::key_policy::KeyPolicy;
 use crate::keys::HubKeys;
+use crate::keys::OfflineFiles;
 use crate::pricing::board::Prices;
 use crate::pricing::book::Begins;
 use crate::pricing::book::PriceBook;
@@ -103,7 +104,7 @@ impl Scene {
     pub(super) async fn build_as(config: Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
-        HubKeys::init(dir.path(), None).unwrap();
+        HubKeys::init(dir.path(), OfflineFiles::default()).unwrap();
         let keys = HubKeys::load(dir.path(), None).unwrap();
         let store = Store::open(dir.path()).await.unwrap();
         let key = NewApiKey::generate().unwrap();
@@ -121,9 +122,7 @@ impl Scene {
         store.insert_api_key(&row).await.unwrap();
         stock(&store, &keys).await;
         let directory = Directory::start(store.clone(), &tasks).await.unwrap();
-        let prices = Prices::start(store.clone(), keys.signing_key().verifying_key(), directory.changed(), &tasks)
-            .await
-            .unwrap();
+        let prices = Prices::start(store.clone(), keys.signer().clone(), directory.changed(), &tasks).await.unwrap();
         let books = Books::start(store, Others::None, &tasks).await.unwrap();
         let (summaries, calls) = broadcast::channel(64);
         let roster = Roster::new();

@@ -12,6 +12,7 @@ use crate::upstream::vendor::Vendor;
 use anyhow::Context;
 use anyhow::Result;
 use anyhow::bail;
+use keyhaven_hub::config::Database;
 use keyhaven_hub::keys::HubKeys;
 use keyhaven_hub::listening::Listening;
 use serde_json::Value;
@@ -38,6 +39,7 @@ const FIXED_PORTS: std::ops::Range<u16> = 20_000..32_000;
 pub struct HubSite {
     dir: PathBuf,
     settings: Vec<String>,
+    database: Option<String>,
 }
 
 /// A running hub and where it listens.
@@ -57,7 +59,7 @@ impl HubSite {
     /// A hub in this directory, on free ports that the system chooses at each start.
     #[must_use]
     pub fn new(dir: &Path) -> Self {
-        let site = Self { dir: dir.to_owned(), settings: Vec::new() };
+        let site = Self { dir: dir.to_owned(), settings: Vec::new(), database: None };
         let free = "127.0.0.1:0";
         site.set("consumer.listen", free).set("tunnel.listen", free).set("admin.listen", free)
     }
@@ -80,6 +82,12 @@ impl HubSite {
         self
     }
 
+    /// The same with its database on a server.
+    #[must_use]
+    pub fn on_database(self, url: &str) -> Self {
+        Self { database: Some(url.to_owned()), ..self }
+    }
+
     /// The data directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -93,6 +101,7 @@ impl HubSite {
     pub fn command(&self, words: &[&str]) -> Result<Command> {
         let mut command = process::command("keyhaven-hub")?;
         command.arg("--data-dir").arg(&self.dir);
+        command.envs(self.database.iter().map(|url| ("KEYHAVEN_HUB_DATABASE_URL", url)));
         for setting in &self.settings {
             command.args(["--set", setting]);
         }
@@ -131,7 +140,7 @@ impl HubSite {
     /// When it does not come to that.
     pub async fn start_as(&self, command: Command) -> Result<RunningHub> {
         if HubKeys::exist_in(&self.dir)? {
-            prices::stock_in(&self.dir).await?;
+            self.stock().await?;
         }
         let mut process = Process::start(command)?;
         let began = Instant::now();
@@ -153,8 +162,13 @@ impl HubSite {
     /// # Errors
     /// When the command or the database fails.
     pub async fn api_key(&self) -> Result<String> {
-        prices::stock_in(&self.dir).await?;
+        self.stock().await?;
         text_in(&self.json(&["key", "create", "--name", "consumer"]).await?, "key")
+    }
+
+    async fn stock(&self) -> Result<()> {
+        let database = Database { url: self.database.clone().map(Into::into) };
+        prices::stock_on(&self.dir, &database).await
     }
 
     /// A join token for a new agent of this name.

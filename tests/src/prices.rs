@@ -5,6 +5,7 @@
 
 use anyhow::Result;
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_hub::config::Database;
 use keyhaven_hub::pricing::book::Begins;
 use keyhaven_hub::pricing::book::PriceBook;
 use keyhaven_hub::registry::Registry;
@@ -88,7 +89,15 @@ const DEEPSEEK: &[&str] =
 /// # Errors
 /// When keys or database cannot be opened.
 pub async fn stock_in(hub_dir: &Path) -> Result<()> {
-    let registry = Registry::open(hub_dir, None).await?;
+    stock_on(hub_dir, &Database::default()).await
+}
+
+/// The same for a hub whose database is there.
+///
+/// # Errors
+/// When keys or database cannot be opened.
+pub async fn stock_on(hub_dir: &Path, database: &Database) -> Result<()> {
+    let registry = Registry::open_with(hub_dir, None, database).await?;
     if registry.store.price_versions().await?.is_empty() {
         stock(&registry).await?;
     }

@@ -10,6 +10,7 @@ mod command_line;
 mod consumer_framing;
 mod consumer_insults;
 mod consumer_routing;
+mod database;
 mod drain;
 mod enrolment;
 mod failover;

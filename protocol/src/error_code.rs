@@ -237,6 +237,9 @@ error_codes! {
     UsageUnasked = 2053, Usage, false,
         "the stream would not state what it used, so it could not be billed exactly",
         "set `stream_options.include_usage` to true, or use an API key in mode assist";
+    CallRepeated = 2054, Usage, false,
+        "a call with this idempotency key is under way or was delivered",
+        "read what became of it at `/keyhaven/v1/calls/{id}`; send another `idempotency-key` for another call";
 
     // 30xx: configuration.
     ConfigUnreadable = 3001, Config, false,

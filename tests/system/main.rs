@@ -20,6 +20,7 @@ mod field_insults;
 mod footprint;
 mod gigabyte;
 mod handover;
+mod idempotency;
 mod idle;
 mod kit;
 mod oracles;

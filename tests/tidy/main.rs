@@ -14,6 +14,7 @@ mod documents;
 mod edges;
 mod generated;
 mod repository;
+mod rules;
 mod shape;
 mod source;
 

@@ -8,6 +8,7 @@ mod booking;
 mod deposit;
 mod hold;
 mod lease;
+mod once;
 mod purses;
 mod record;
 mod sweep;
@@ -49,6 +50,8 @@ pub use deposit::Booked;
 pub use deposit::DepositError;
 pub use deposit::deposit;
 pub use hold::Hold;
+pub use once::Once;
+pub use once::Repeated;
 pub use record::CallOutcome;
 pub use record::CallRecord;
 pub use record::Metering;
@@ -209,6 +212,8 @@ struct State {
     boot: BootId,
     purses: Purses,
     calls: HashMap<CallId, Phase>,
+    /// Idempotency keys of calls that are under way.
+    under_way: once::UnderWay,
     /// In the order of their ends.
     ended: VecDeque<Arc<Ended>>,
     /// Calls that the database knows as under way, and that are not.
@@ -229,6 +234,7 @@ impl State {
             boot,
             purses: Purses::default(),
             calls: HashMap::new(),
+            under_way: HashMap::new(),
             ended: VecDeque::new(),
             forgotten: Vec::new(),
             writing_since: None,

@@ -49,7 +49,41 @@ on_every_engine![
     a_budget_that_is_lowered_counts_what_was_spent_and_a_new_day_begins_anew,
     a_database_that_does_not_write_stops_sales_and_loses_nothing,
     what_is_leased_and_not_used_goes_back_to_be_spent_by_another_process,
+    an_idempotency_key_stands_for_one_call_that_was_delivered,
+    what_became_of_a_key_of_a_process_that_died_is_not_known,
 ];
+
+async fn an_idempotency_key_stands_for_one_call_that_was_delivered(home: Home) {
+    let scene = Scene::open(&home).await;
+    scene.deposit(100).await;
+    let books = scene.books().await;
+
+    let once = books.once(ACCOUNT, b"key", call(1)).await.unwrap();
+    let under_way = books.once(ACCOUNT, b"key", call(2)).await;
+    assert!(matches!(under_way, Err(Repeated::UnderWay(first)) if first == call(1)), "{:?}", under_way.err());
+    assert!(books.once(AccountId([6; 16]), b"key", call(3)).await.is_ok(), "another account's key is another key");
+    // No agent served it: the same key may be tried again.
+    drop(once);
+    let once = books.once(ACCOUNT, b"key", call(4)).await.unwrap();
+    let hold = books.hold(call(4), &payer(), NanoUsd(90), NOW).await.unwrap();
+    books.settle(hold, record(4, NanoUsd(50)));
+    drop(once);
+
+    let over = books.once(ACCOUNT, b"key", call(5)).await;
+    assert!(matches!(&over, Err(Repeated::Over(record)) if record.sale.call == call(4)), "{:?}", over.err());
+    scene.stop().await;
+    scene.audit().await;
+}
+
+async fn what_became_of_a_key_of_a_process_that_died_is_not_known(home: Home) {
+    let scene = Scene::open(&home).await;
+    drop(scene.crashing_books().await.once(ACCOUNT, b"key", call(1)).await.unwrap());
+
+    let lost = scene.books().await.once(ACCOUNT, b"key", call(2)).await;
+
+    assert!(matches!(lost, Err(Repeated::Lost(first)) if first == call(1)), "{:?}", lost.err());
+    scene.stop().await;
+}
 
 async fn a_call_takes_what_it_cost_and_gives_back_the_rest(home: Home) {
     let scene = Scene::open(&home).await;

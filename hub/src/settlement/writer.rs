@@ -27,6 +27,7 @@ use super::Shared;
 use super::booking;
 use super::hold::OpenCall;
 use super::hold::Unwritten;
+use super::once::REMEMBERED;
 use super::record::CallRecord;
 use super::record::Sale;
 use crate::store::StoreError;
@@ -108,6 +109,9 @@ impl Shared {
         }
         if let Err(error) = self.sweep(self.pace.dead).await {
             warn!(%error, "what processes left behind that died is not swept yet: {error}");
+        }
+        if let Err(error) = self.store.forget_idempotency_keys(unix_ms_now().saturating_sub(as_ms(REMEMBERED))).await {
+            warn!(%error, "old idempotency keys are not forgotten yet: {error}");
         }
     }
 

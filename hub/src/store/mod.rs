@@ -8,6 +8,7 @@ pub mod agents;
 pub mod api_keys;
 pub mod calls;
 mod engine;
+pub mod idempotency;
 pub mod join_tokens;
 pub mod leases;
 pub mod ledger;

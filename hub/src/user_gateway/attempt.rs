@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
 use http::StatusCode;
 use http::header;
@@ -54,6 +55,9 @@ use crate::agent_gateway::SeatOutcome;
 use crate::dispatch;
 use crate::key_policy::Mode;
 use crate::key_policy::Payer;
+
+/// The header by which a consumer names a call that it may send twice and means once.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Seats that one call is tried on.
 const ATTEMPTS_MAX: usize = 3;
@@ -271,6 +275,7 @@ impl<'a> Attempts<'a> {
             priced_as: seat.priced_as(model),
             demand: &demand,
             body,
+            idempotency_key: self.call.headers.get(IDEMPOTENCY_KEY),
         };
         let order = Order::place(self.gateway, wish).await?;
         if let (Some(order), Some(upload), BodyKnown::Coming { .. }) = (&order, &mut self.upload, body) {

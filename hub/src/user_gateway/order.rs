@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::demand::Demand;
@@ -27,10 +28,15 @@ use super::refusal::Refusal;
 use crate::key_policy::Payer;
 use crate::pricing::board::Priced;
 use crate::settlement::Hold;
+use crate::settlement::Once;
+use crate::settlement::Repeated;
 use crate::settlement::Sale;
 
 /// Answers of the longest kind that a realtime session is held for.
 const SESSION_ANSWERS: i64 = 4;
+
+/// The longest idempotency key.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
 /// What is wanted, and by whom.
 pub(super) struct Wish<'a> {
@@ -45,6 +51,8 @@ pub(super) struct Wish<'a> {
     pub(super) priced_as: &'a str,
     pub(super) demand: &'a Demand,
     pub(super) body: BodyKnown,
+    /// As the consumer sent it.
+    pub(super) idempotency_key: Option<&'a HeaderValue>,
 }
 
 /// A call whose money is set aside.
@@ -62,6 +70,8 @@ pub(super) struct Order {
     /// What has to be left of it for one more answer of a session.
     reserve: NanoUsd,
     hold: Hold,
+    /// Keeps the consumer's idempotency key for this call until it is over.
+    _once: Option<Once>,
 }
 
 impl Order {
@@ -70,7 +80,8 @@ impl Order {
     /// # Errors
     /// When the call is not for sale, not to this key, or there is not enough money.
     pub(super) async fn place(gateway: &UserGateway, wish: Wish<'_>) -> Result<Option<Box<Self>>, Refusal> {
-        let Wish { call, began_unix_ms, payer, shape, endpoint, model, priced_as, demand, body } = wish;
+        let Wish { call, began_unix_ms, payer, shape, endpoint, model, priced_as, demand, body, idempotency_key } =
+            wish;
         let refused = |code| Refusal::new(shape, code);
         payer.may_use(model).map_err(refused)?;
         let Metering::Metered(form) = endpoint.metering() else { return Ok(None) };
@@ -94,6 +105,10 @@ impl Order {
             | Form::Transcription
             | Form::Messages => (one, NanoUsd::ZERO),
         };
+        let once = match idempotency_key {
+            Some(key) => Some(once(gateway, payer, key, call, shape).await?),
+            None => None,
+        };
         let most = ceiling.share_rounded_up(zone).map_err(|too_much| unquoted(shape, too_much.into()))?;
         let hold = gateway.books.hold(call, payer, most, began_unix_ms).await;
         let hold = hold.map_err(|error| refused(error.code()))?;
@@ -109,6 +124,7 @@ impl Order {
             ceiling,
             reserve,
             hold,
+            _once: once,
             priced: priced.clone(),
         })))
     }
@@ -222,6 +238,33 @@ pub(super) enum OverHold {
     /// It has no bound, or no price.
     #[error(transparent)]
     Quote(#[from] QuoteError),
+}
+
+async fn once(
+    gateway: &UserGateway,
+    payer: &Payer,
+    key: &HeaderValue,
+    call: CallId,
+    shape: ErrorShape,
+) -> Result<Once, Refusal> {
+    if !(1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()) {
+        let why = format!("`idempotency-key` is empty or longer than {IDEMPOTENCY_KEY_BYTES_MAX} bytes");
+        return Err(Refusal::with_message(shape, ErrorCode::RequestMalformed, why));
+    }
+    gateway.books.once(payer.account, key.as_bytes(), call).await.map_err(|repeated| {
+        let why = match repeated {
+            Repeated::UnderWay(call) => format!("call {call} has this idempotency key and is under way"),
+            Repeated::Over(record) => {
+                let (call, status, cost) = (record.sale.call, record.status, record.settled.charge);
+                format!("call {call} had this idempotency key, was answered with {status} and cost {cost}")
+            }
+            Repeated::Lost(call) => {
+                format!("call {call} had this idempotency key, and the hub stopped before it knew what became of it")
+            }
+            Repeated::Unavailable => return Refusal::new(shape, ErrorCode::BooksUnavailable),
+        };
+        Refusal::with_message(shape, ErrorCode::CallRepeated, why)
+    })
 }
 
 fn unquoted(shape: ErrorShape, error: QuoteError) -> Refusal {

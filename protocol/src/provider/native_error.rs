@@ -71,6 +71,7 @@ const STATUSES: &[(ErrorCode, StatusCode)] = &[
     (ErrorCode::PricesNotSet, StatusCode::SERVICE_UNAVAILABLE),
     (ErrorCode::ModelNotPriced, StatusCode::NOT_FOUND),
     (ErrorCode::UsageUnasked, StatusCode::BAD_REQUEST),
+    (ErrorCode::CallRepeated, StatusCode::CONFLICT),
     (ErrorCode::CallUnknown, StatusCode::NOT_FOUND),
     (ErrorCode::CallUnfinished, StatusCode::TOO_EARLY),
 ];

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod enrol;
 pub mod hub_keys;
+pub mod ledger;
 pub mod link;
 pub mod offers;
 pub mod prices;

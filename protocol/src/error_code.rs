@@ -333,6 +333,21 @@ error_codes! {
     BooksDiffer = 5033, Integrity, false,
         "two figures of the books that should be the same are not",
         "`keyhaven-hub reconcile show` names them; stop selling and find out who wrote to the database";
+    LedgerFailed = 5040, Failure, false,
+        "the ledger cannot be written, so no calls are taken",
+        "see the cause: free space on the disk or make it writable, then start the agent again";
+    LedgerDamaged = 5041, Integrity, false,
+        "the ledger is damaged",
+        "restore its folder from a backup, or move it aside: either way the agent begins a new chain once the hub says that it knows more; what the hub acknowledged is in its books";
+    LedgerStalled = 5042, Failure, true,
+        "the disk is too slow for the ledger, so no calls are taken for now",
+        "see what else keeps the disk busy; calls are taken again once it has caught up";
+    LedgerLimit = 5043, Policy, true,
+        "a limit of the owner's is reached, so no calls are taken for now",
+        "see `keyhaven-agent earnings` and `keyhaven-agent claim list`, and ask the operator";
+    LedgerAbsent = 5044, Usage, false,
+        "there is no ledger here yet",
+        "the agent begins one when it runs; check --data-dir";
     Internal = 5999, Failure, true,
         "something happened that should not",
         "report it with the log of that moment";

@@ -162,7 +162,7 @@ const ROOMS: &[(&str, &[Row])] = &[
         "agent",
         &[
             ("main", &["cli", "provider"]),
-            ("cli", &["app", "config", "enrol", "provider", "status", "vault"]),
+            ("cli", &["app", "config", "enrol", "ledger", "provider", "status", "vault"]),
             ("app", &["config", "hub_keys", "link", "offers", "prices", "provider", "relay", "status", "vault"]),
             ("enrol", &["link", "provider", "vault"]),
             ("link", &["hub_keys", "offers", "prices", "provider", "relay", "status", "vault"]),
@@ -173,6 +173,7 @@ const ROOMS: &[(&str, &[Row])] = &[
             ("prices", &["hub_keys"]),
             ("hub_keys", &[]),
             ("status", &[]),
+            ("ledger", &[]),
             ("vault", &[]),
         ],
     ),

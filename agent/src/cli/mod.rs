@@ -6,6 +6,7 @@ mod doctor;
 mod enrol;
 mod hub_probe;
 mod keys;
+mod ledger;
 mod prompt;
 mod running;
 mod vault_access;
@@ -81,6 +82,14 @@ enum Command {
     /// The vendor keys in the vault.
     #[command(subcommand)]
     Key(keys::KeyCommand),
+    /// What this agent wrote down of its calls.
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
+    /// What the owner earned.
+    Earnings(ledger::Which),
+    /// Attempts that are not paid as they were metered.
+    #[command(subcommand)]
+    Claim(ledger::ClaimCommand),
     /// Look for what is wrong, and say how to mend it.
     Doctor,
     /// The configuration in force.
@@ -147,6 +156,9 @@ fn dispatch(arguments: Arguments, output: Output, egress: Egress) -> anyhow::Res
         | Command::Repin(_)
         | Command::Status
         | Command::Key(_)
+        | Command::Ledger(_)
+        | Command::Earnings(_)
+        | Command::Claim(_)
         | Command::Doctor
         | Command::Config(_) => {}
     }
@@ -160,6 +172,9 @@ fn dispatch(arguments: Arguments, output: Output, egress: Egress) -> anyhow::Res
         Command::Repin(given) => runtime.block_on(enrol::repin(&context, &given, &egress)),
         Command::Status => running::status(&context),
         Command::Key(command) => runtime.block_on(keys::run(&context, command, &egress)),
+        Command::Ledger(command) => ledger::run(&context, &command),
+        Command::Earnings(which) => ledger::earnings(&context, &which),
+        Command::Claim(command) => ledger::claim(&context, &command),
         Command::Doctor => runtime.block_on(doctor::run(&context)),
         Command::Config(ConfigCommand::Check) => Ok(config_checked(output, arguments.config.as_deref(), &context.dir)?),
         Command::Config(ConfigCommand::Show { origin }) => Ok(config_shown(output, &context.leaves, origin)?),

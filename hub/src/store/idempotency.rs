@@ -10,7 +10,6 @@ use super::Store;
 use super::StoreError;
 use super::bytes;
 use super::engine::query;
-
 use super::time;
 
 /// An idempotency key of one account: its hash, for it may say something.

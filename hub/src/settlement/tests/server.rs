@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::settlement::writer::post;
 use crate::store::MariaDb;
 
 /// Nobody who wants to call waits longer than this, with the time that a busy machine takes.
@@ -133,12 +134,7 @@ async fn a_deposit_whose_answer_is_lost_is_booked_once_and_said_to_be() {
 async fn a_batch_that_loses_a_deadlock_is_written_again() {
     let scene = Scene::open(&Home::mysql().await).await;
     scene.deposit(1000).await;
-    let entries = booking::of_call(&record(1, NanoUsd(7)));
-    let postings = entries.iter().flat_map(|entry| entry.postings.clone());
-    let by = postings.fold(BTreeMap::new(), |mut by, (side, amount)| {
-        *by.entry(side).or_insert(0) += amount.0;
-        by
-    });
+    let record = record(1, NanoUsd(7));
     // Another transaction has the balance, and will want the ledger that the batch has. It has
     // done so much that the server gives up the batch instead.
     let mut other = scene.store.begin_raw().await;
@@ -150,8 +146,7 @@ async fn a_batch_that_loses_a_deadlock_is_written_again() {
     let batch = scene.store.replay(|| async {
         tries.fetch_add(1, Ordering::SeqCst);
         let mut batch = scene.store.begin_batch(None, NOW).await?;
-        batch.insert_entries(&entries).await?;
-        batch.fold_balances(&by).await?;
+        post(&mut batch, &[&record]).await?;
         batch.commit(None, NOW).await
     });
     let deadlock = async {

@@ -14,6 +14,7 @@ use keyhaven_daemon::link::LinkStats;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::link::AbortCounts;
+use keyhaven_protocol::settle::Verdict;
 
 use super::live_link::LiveLink;
 
@@ -58,6 +59,10 @@ pub struct Figures {
     pub aborts_sent: BTreeMap<&'static str, u64>,
     /// ABORTs received first, by reason.
     pub aborts_received: BTreeMap<&'static str, u64>,
+    /// Calls of which agents metered more than the hub.
+    pub metered_above: u64,
+    /// Calls of which they metered less.
+    pub metered_below: u64,
 }
 
 impl Figures {
@@ -75,7 +80,14 @@ impl Figures {
             credit_stalls: counters.credit_stalls,
             aborts_sent: by_reason(&counters.aborts_sent),
             aborts_received: by_reason(&counters.aborts_received),
+            metered_above: 0,
+            metered_below: 0,
         }
+    }
+
+    fn of_link(link: &LiveLink) -> Self {
+        let (metered_above, metered_below) = link.disputes();
+        Self { metered_above, metered_below, ..Self::of(&link.handle.stats()) }
     }
 
     fn add(&mut self, other: &Self) {
@@ -87,6 +99,8 @@ impl Figures {
         self.sent_bytes += other.sent_bytes;
         self.received_bytes += other.received_bytes;
         self.credit_stalls += other.credit_stalls;
+        self.metered_above += other.metered_above;
+        self.metered_below += other.metered_below;
         for (all, more) in
             [(&mut self.aborts_sent, &other.aborts_sent), (&mut self.aborts_received, &other.aborts_received)]
         {
@@ -110,7 +124,7 @@ impl Insight {
     pub(super) fn ended(&self, link: &LiveLink) {
         let mut state = self.lock();
         if state.up.remove(&link.number).is_some() {
-            let past = Figures::of(&link.handle.stats());
+            let past = Figures::of_link(link);
             state.gone.add(&Figures { links: 0, rtt_micros: None, queue_micros: 0, streams: 0, ..past });
         }
     }
@@ -131,7 +145,7 @@ impl Insight {
         let mut others = Figures::default();
         let mut places: HashMap<AgentId, usize> = HashMap::new();
         for link in &links {
-            let figures = Figures::of(&link.handle.stats());
+            let figures = Figures::of_link(link);
             total.add(&figures);
             let place = *places.entry(link.agent).or_insert(agents.len());
             match agents.get_mut(place) {
@@ -178,6 +192,7 @@ const OF_LINKS: &[Family] = &[
     Family { name: "keyhaven_agent_gateway_link_bytes_total", kind: "counter", samples: bytes },
     Family { name: "keyhaven_agent_gateway_link_credit_stalls_total", kind: "counter", samples: credit_stalls },
     Family { name: "keyhaven_agent_gateway_link_aborts_total", kind: "counter", samples: aborts },
+    Family { name: "keyhaven_agent_gateway_link_disputes_total", kind: "counter", samples: disputes },
 ];
 
 const OF_ALL: &[Family] = &[
@@ -186,6 +201,7 @@ const OF_ALL: &[Family] = &[
     Family { name: "keyhaven_agent_gateway_bytes_total", kind: "counter", samples: bytes },
     Family { name: "keyhaven_agent_gateway_credit_stalls_total", kind: "counter", samples: credit_stalls },
     Family { name: "keyhaven_agent_gateway_aborts_total", kind: "counter", samples: aborts },
+    Family { name: "keyhaven_agent_gateway_disputes_total", kind: "counter", samples: disputes },
 ];
 
 fn rtt(figures: &Figures) -> Vec<(String, String)> {
@@ -222,6 +238,12 @@ fn aborts(figures: &Figures) -> Vec<(String, String)> {
             .map(move |(reason, count)| (format!("direction=\"{direction}\",reason=\"{reason}\""), count.to_string()))
     });
     samples.collect()
+}
+
+fn disputes(figures: &Figures) -> Vec<(String, String)> {
+    [(Verdict::AgentAbove, figures.metered_above), (Verdict::AgentBelow, figures.metered_below)]
+        .map(|(verdict, count)| (format!("verdict=\"{}\"", verdict.name()), count.to_string()))
+        .into()
 }
 
 impl Family {
@@ -301,6 +323,31 @@ mod tests {
         assert!(!text.contains("agent="), "{text}");
         assert!(text.contains("keyhaven_agent_gateway_calls_total 1\n"), "{text}");
         assert!(text.contains("keyhaven_agent_gateway_streams 0\n"), "{text}");
+    }
+
+    #[test]
+    fn who_meters_otherwise_is_named_and_stays_in_the_totals() {
+        let insight = Insight::default();
+        let (liar, honest) = (link(1, 1), link(2, 2));
+        [&liar, &honest].into_iter().for_each(|link| insight.began(link));
+        for verdict in [Verdict::AgentAbove, Verdict::AgentAbove, Verdict::AgentBelow, Verdict::Short, Verdict::Open] {
+            liar.note_verdict(verdict);
+        }
+        honest.note_verdict(Verdict::Agreed);
+
+        let linked = insight.metrics(10, 0);
+        insight.ended(&liar);
+        let gone = insight.metrics(10, 0);
+
+        for line in [
+            r#"keyhaven_agent_gateway_link_disputes_total{agent="a1",verdict="agent_above"} 2"#,
+            r#"keyhaven_agent_gateway_link_disputes_total{agent="a1",verdict="agent_below"} 1"#,
+            r#"keyhaven_agent_gateway_link_disputes_total{agent="a2",verdict="agent_above"} 0"#,
+        ] {
+            assert!(linked.lines().any(|there| there == line), "{line} in\n{linked}");
+        }
+        assert!(gone.contains("keyhaven_agent_gateway_disputes_total{verdict=\"agent_above\"} 2\n"), "{gone}");
+        assert!(!gone.contains("\"a1\""), "{gone}");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! One agent's link, as the rest of the hub sees it.
 //!
 //! Invariant: what is said of a link when it is entered stays so; only whether it takes
-//! calls and which price tables were sent to it changes.
+//! calls, which price tables were sent to it and how it metered change.
 
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use keyhaven_daemon::link::LinkHandle;
@@ -17,6 +18,7 @@ use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::hex::Hex;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::settle::Verdict;
 
 use super::receipts::ExpectedReceipt;
 use super::receipts::Receipts;
@@ -40,6 +42,14 @@ pub struct LiveLink {
     accepts: AtomicBool,
     prices: Mutex<Prices>,
     receipts: Arc<Receipts>,
+    disputes: Disputes,
+}
+
+/// Calls of a link that its agent metered otherwise than the hub, by who has more.
+#[derive(Default)]
+struct Disputes {
+    above: AtomicU64,
+    below: AtomicU64,
 }
 
 /// The price tables of a link's agent.
@@ -82,6 +92,7 @@ impl LiveLink {
             accepts,
             prices: Mutex::default(),
             receipts: Arc::default(),
+            disputes: Disputes::default(),
         }
     }
 
@@ -126,6 +137,20 @@ impl LiveLink {
     /// Gives a receipt to who expects it. Says whether somebody did.
     pub(super) fn deliver(&self, receipt: Receipt) -> bool {
         self.receipts.deliver(receipt)
+    }
+
+    /// How its agent's figure of a call compares with the hub's.
+    pub fn note_verdict(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::AgentAbove => drop(self.disputes.above.fetch_add(1, Ordering::Relaxed)),
+            Verdict::AgentBelow => drop(self.disputes.below.fetch_add(1, Ordering::Relaxed)),
+            Verdict::Agreed | Verdict::Short | Verdict::Open => {}
+        }
+    }
+
+    /// How often its agent metered more than the hub, and how often less.
+    pub(super) fn disputes(&self) -> (u64, u64) {
+        (self.disputes.above.load(Ordering::Relaxed), self.disputes.below.load(Ordering::Relaxed))
     }
 
     fn prices(&self) -> MutexGuard<'_, Prices> {

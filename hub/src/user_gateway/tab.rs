@@ -32,6 +32,7 @@ use tracing::warn;
 use super::UserGateway;
 use super::order::Order;
 use crate::agent_gateway::ExpectedReceipt;
+use crate::agent_gateway::LiveLink;
 use crate::agent_gateway::Seat;
 use crate::settlement::CallRecord;
 use crate::settlement::Sale;
@@ -57,6 +58,7 @@ pub(super) struct Tab {
     sale: Sale,
     meter: CallMeter,
     receipt: ExpectedReceipt,
+    link: Arc<LiveLink>,
     /// Since when the whole request is passed on, and what it asks for.
     sent: Option<(Instant, Demand)>,
     status: u16,
@@ -84,6 +86,7 @@ impl Tab {
             sale,
             meter,
             receipt,
+            link: seat.link.clone(),
             sent: None,
             status: 0,
             observed: NanoUsd::ZERO,
@@ -128,7 +131,7 @@ impl Tab {
     }
 
     fn settle(self: Box<Self>, gateway: &UserGateway, ending: Ending, receipt: Option<Receipt>) {
-        let Self { order, sale, meter, sent, status, .. } = *self;
+        let Self { order, sale, meter, link, sent, status, .. } = *self;
         let demand = sent.as_ref().map(|(_, demand)| demand);
         // An agent that says it did not send the request says so against itself.
         let not_sent = receipt.as_ref().is_some_and(|receipt| receipt.outcome == Outcome::NotSent);
@@ -145,6 +148,7 @@ impl Tab {
             }
         };
         let verdict = record.settled.verdict;
+        link.note_verdict(verdict);
         if verdict.is_disputed() {
             let verdict = verdict.name();
             warn!(call.id = %call, agent.id = %agent, verdict, "agent {agent} metered call {call} otherwise than the hub");

@@ -2,6 +2,7 @@
 //!
 //! Invariant: an answer counts as complete only when its framing says so.
 
+use crate::consumer_call::CALL_ID_HEADER;
 use crate::http1::Side;
 use crate::http1::recorder::Message;
 use crate::http1::recorder::Recorder;
@@ -155,7 +156,9 @@ impl Call {
         Answer { message: self.message().cloned(), bytes: self.recorder.raw().to_vec() }
     }
 
-    fn message(&self) -> Option<&Message> {
+    /// The answer under way, as far as it came.
+    #[must_use]
+    pub fn message(&self) -> Option<&Message> {
         let answers = &self.recorder.messages()[self.before..];
         answers.iter().find(|message| message.head.status() >= 200)
     }
@@ -195,6 +198,12 @@ impl Answer {
     #[must_use]
     pub fn complete(&self) -> bool {
         self.message.as_ref().is_some_and(|message| message.complete)
+    }
+
+    /// The hub's id of the call; empty when no head came.
+    #[must_use]
+    pub fn call_id(&self) -> String {
+        self.message.as_ref().and_then(|message| message.head.first(CALL_ID_HEADER)).unwrap_or_default()
     }
 
     /// The body as text.

@@ -7,6 +7,7 @@ pub mod ca;
 pub mod clients;
 pub mod consumer;
 pub mod consumer_call;
+pub mod customer;
 pub mod daemons;
 pub mod form;
 pub mod house;

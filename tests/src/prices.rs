@@ -134,7 +134,8 @@ pub async fn held_of(hub_dir: &Path) -> Result<bytes::Bytes> {
 }
 
 /// The table in LiteLLM's form.
-fn table() -> Value {
+#[must_use]
+pub fn table() -> Value {
     let mut models = serde_json::Map::new();
     for name in OPENAI {
         models.insert((*name).to_owned(), entry("openai"));

@@ -34,7 +34,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 /// A model that only the fake offers.
-const MODEL: &str = "fake-model";
+pub(crate) const MODEL: &str = "fake-model";
 
 /// What the consumer must see of a misdeed.
 #[derive(Debug, Clone, Copy)]
@@ -262,7 +262,7 @@ fn seen(answer: &Answer, wanted: Seen) -> Result<()> {
     bail!("wanted {wanted:?}, got:\n{}", String::from_utf8_lossy(&answer.bytes))
 }
 
-struct Fake {
+pub(crate) struct Fake {
     agent: RawAgent,
     tunnel: std::net::SocketAddr,
     /// What it says of the hub's prices.
@@ -270,7 +270,7 @@ struct Fake {
 }
 
 impl Fake {
-    async fn join(scene: &Scene, name: &str) -> Result<Self> {
+    pub(crate) async fn join(scene: &Scene, name: &str) -> Result<Self> {
         let agent = RawAgent::new(&scene.site.invite(name).await?, 42)?;
         agent.join(scene.hub.tunnel).await?;
         let held = prices::held_of(scene.site.dir()).await?;
@@ -278,7 +278,7 @@ impl Fake {
     }
 
     /// A link that offers the fake's model, once the hub has taken note of it.
-    async fn link(&self) -> Result<RawLink> {
+    pub(crate) async fn link(&self) -> Result<RawLink> {
         let mut link = self.agent.link(self.tunnel, false).await?;
         link.answer_ping().await?;
         let offer = json!({
@@ -341,7 +341,7 @@ async fn leave(mut link: RawLink, begun: bool) -> Result<()> {
     Ok(())
 }
 
-fn frame(kind: FrameKind, stream: u32, payload: &[u8]) -> Bytes {
+pub(crate) fn frame(kind: FrameKind, stream: u32, payload: &[u8]) -> Bytes {
     odd_frame(kind.number(), 0, u32::try_from(payload.len()).unwrap_or_default(), stream, payload)
 }
 
@@ -349,7 +349,7 @@ fn abort(stream: u32, reason: AbortReason) -> Bytes {
     frame(FrameKind::Abort, stream, &Abort::new(reason).encode())
 }
 
-fn response(status: u16, fields: &[(&'static str, &'static str)]) -> Bytes {
+pub(crate) fn response(status: u16, fields: &[(&'static str, &'static str)]) -> Bytes {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));

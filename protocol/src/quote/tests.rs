@@ -2,6 +2,7 @@
 //!
 //! Invariant: the bounds of usage are stated here once more, on their own.
 
+mod coming;
 use super::*;
 use crate::provider::endpoint::Endpoint;
 use crate::provider::endpoint::Endpoint as E;

@@ -111,12 +111,12 @@ fn answers() -> Vec<(&'static str, Shape, Vec<u8>)> {
 /// A vendor's side of a session: text messages without an end.
 fn frames() -> Vec<u8> {
     let text = br#"{"type":"response.output_audio.delta","response_id":"r","delta":"UklGRg=="}"#;
-    let mut frame = vec![0x81, u8::try_from(text.len()).unwrap()];
+    let mut frame = vec![0x81, u8::try_from(text.len()).expect("a short message")];
     frame.extend_from_slice(text);
     frame.repeat(ANSWER_BYTES / frame.len())
 }
 
 fn encoded<W: Write>(mut encoder: W, bytes: &[u8], finish: fn(W) -> std::io::Result<Vec<u8>>) -> Vec<u8> {
-    encoder.write_all(bytes).unwrap();
-    finish(encoder).unwrap()
+    encoder.write_all(bytes).expect("memory takes every write");
+    finish(encoder).expect("memory takes every write")
 }

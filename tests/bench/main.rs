@@ -27,6 +27,7 @@ mod saturate;
 mod seen;
 mod spent;
 mod street;
+mod tap;
 mod upstream;
 mod wire;
 
@@ -116,6 +117,9 @@ async fn measure(arguments: &Arguments, output: Output) -> anyhow::Result<()> {
     if plan.compares() {
         let street = Street::build(level, rathole.as_ref()).await?;
         rounds::compare(&street, &plan, output, &mut figures).await?;
+    }
+    if plan.has(Row::Tap) {
+        tap::measure(&mut figures)?;
     }
     if plan.has(Row::SlowPath) || plan.has(Row::FarPath) {
         paths::measure(&plan, rathole.as_ref(), level, output, &mut figures).await?;

@@ -37,6 +37,8 @@ pub(crate) enum Row {
     Drain,
     /// How soon a peer that fell silent is noticed.
     DeadPeer,
+    /// What metering costs by itself.
+    Tap,
 }
 
 /// How much is measured.
@@ -104,7 +106,7 @@ impl Plan {
     /// To see that everything runs and that nothing is lost.
     pub(crate) fn quick() -> Self {
         Self {
-            rows: vec![Row::Load, Row::FirstByte, Row::Events, Row::Cancel, Row::Drain],
+            rows: vec![Row::Load, Row::FirstByte, Row::Events, Row::Cancel, Row::Drain, Row::Tap],
             rounds: 1,
             load: Duration::from_secs(1),
             serial_calls: 50,
@@ -150,7 +152,8 @@ impl Row {
             | Self::IdleAgent
             | Self::Stalls
             | Self::Drain
-            | Self::DeadPeer => false,
+            | Self::DeadPeer
+            | Self::Tap => false,
         }
     }
 }

@@ -24,9 +24,12 @@ pub(crate) enum Unit {
     Kibibytes,
     /// Hundredths as a number.
     Hundredths,
+    /// Bytes a second as gigabytes a second.
+    GigabytesPerSecond,
 }
 
 use Unit::Count;
+use Unit::GigabytesPerSecond;
 use Unit::Hundredths;
 use Unit::Kibibytes;
 use Unit::Mebibytes;
@@ -139,6 +142,12 @@ const ROWS: &[Row] = &[
     Row("  slowest call, ms", "drain_hub_slowest_ns", Millis, false),
     Row("silent agent, a stream open: noticed after, ms", "dead_busy_ns", Millis, false),
     Row("silent agent, idle: noticed after, ms", "dead_idle_ns", Millis, false),
+    Row("metering on one core: events, GB/s", "tap_events_bytes_per_second", GigabytesPerSecond, false),
+    Row("  events in gzip, GB/s of what they are undone", "tap_gzip_bytes_per_second", GigabytesPerSecond, false),
+    Row("  one JSON answer, GB/s", "tap_json_bytes_per_second", GigabytesPerSecond, false),
+    Row("  a call of 1 KiB with its bill, us", "tap_call_ns", Micros, false),
+    Row("  of the hub's CPU per call, percent", "tap_hub_share_hundredths", Hundredths, false),
+    Row("  of the agent's CPU per call, percent", "tap_agent_share_hundredths", Hundredths, false),
 ];
 
 /// Everything, as Markdown.
@@ -202,6 +211,9 @@ impl Unit {
             Self::MegabytesPerSecond => (figure / 1_000_000).to_string(),
             Self::Mebibytes | Self::Kibibytes => tenths(figure, 1024),
             Self::Hundredths => format!("{}.{:02}", figure / 100, figure % 100),
+            Self::GigabytesPerSecond => {
+                format!("{}.{:02}", figure / 1_000_000_000, figure % 1_000_000_000 / 10_000_000)
+            }
         }
     }
 }

@@ -197,7 +197,8 @@ async fn probe(street: &Street, plan: &Plan, peer: &Peer, row: Row, figures: &mu
         | Row::IdleAgent
         | Row::Stalls
         | Row::Drain
-        | Row::DeadPeer => {}
+        | Row::DeadPeer
+        | Row::Tap => {}
     }
     Ok(())
 }

@@ -103,12 +103,46 @@ async fn agreed(house: &House, calls: &[Call]) -> Result<()> {
         } else {
             assert_eq!((verdict.as_str(), hub), ("agreed", agent), "{case}: {record}");
         }
+        costs_as_ruled(case, call, &record);
         paid += usize::from(record["cost_nano_usd"].as_i64() > Some(0));
         *verdicts.entry(verdict).or_default() += 1;
     }
     print(&format!("{verdicts:?}, {paid} of them cost something"));
     assert!(paid > 250, "only {paid} calls cost anything");
     Ok(())
+}
+
+/// What docs/METERING.md says of a call that ended so: who pays, and who does not.
+fn costs_as_ruled(case: &str, call: &Call, record: &Value) {
+    let text = |field: &str| record[field].as_str().unwrap_or_default();
+    let (status, is_whole) = (record["status"].as_u64(), call.response.as_ref().is_some_and(|one| one.complete));
+    let is_session = call.request.head.first("upgrade").is_some();
+    // What the kit's plays do: an error instead of an answer or in the middle of one, an end in the middle.
+    let is_cut = ["cut", "cut-body", "cut-stream", "half-close"].iter().any(|kind| case.ends_with(kind));
+    // A browser's session cannot name its case; one of them sends what is no event.
+    let fails_within = ["error-in-stream", "failing-stream", "wrong-event"].iter().any(|kind| case.ends_with(kind))
+        || (is_session && case.is_empty());
+    let (fits, pays) = match (text("outcome"), text("rule")) {
+        ("complete", "stated") => (status == Some(200) || is_session, true),
+        ("complete", "unstated" | "requested") => (status == Some(200) && !is_session, true),
+        // A session that ended before it had answered anything.
+        ("complete", "nothing") => (is_session && is_cut, false),
+        ("failed", "nothing") => (status >= Some(400) || fails_within, false),
+        // Anthropic says what it has made so far when it begins.
+        ("failed", "delivered") => (status == Some(200) && fails_within, true),
+        ("broke", "nothing") => (status == Some(200) && is_cut && !is_whole, false),
+        ("broke", "delivered") => (status == Some(200) && is_cut && !is_whole, true),
+        ("consumer_left", "left" | "stated") => (case.contains("cancel-") && !is_whole, true),
+        (_, _) => (false, false),
+    };
+    assert!(fits, "{case}: {record}");
+    // What a session heard is not billed where it has no transcribing model; that is flagged.
+    let is_flagged = record["doubts"].as_array().is_some_and(|doubts| doubts.contains(&json!("unpriced")));
+    let is_free = !pays || (is_session && is_flagged && record["usage"] == json!({}));
+    let (usage, cost) = (&record["usage"], record["cost_nano_usd"].as_i64());
+    assert_eq!(cost == Some(0), is_free, "{case}: {record}");
+    assert_eq!(*usage == json!({}), is_free, "{case}: {record}");
+    assert!(cost <= record["held_nano_usd"].as_i64(), "{case}: {record}");
 }
 
 /// What should fail failed, and nothing else: two runs that are both wrong would be the same.

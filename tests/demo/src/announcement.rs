@@ -94,7 +94,9 @@ pub(crate) fn instructions(household: &Household) -> String {
          API key   {key}\n\n\
          Your turn, from another terminal:\n\n{curl}\n\
          OpenAI SDK:     OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key}\n\
-         Anthropic SDK:  ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY={key}\n\n"
+         Anthropic SDK:  ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY={key}\n\n\
+         What calls cost, here and at /calls/<keyhaven-call-id>, /balance and /prices beside it:\n\n\
+         \x20 curl -H 'Authorization: Bearer {key}' {url}/keyhaven/v1/usage\n\n"
     )
 }
 

@@ -14,12 +14,14 @@ use http_body_util::Full;
 use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use keyhaven_protocol::provider::Provider;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::cost;
 use crate::household::Household;
 use crate::terminal::plain;
 use crate::terminal::say;
@@ -79,12 +81,21 @@ impl FirstCall {
     /// It was refused, or broke off.
     pub(crate) async fn make(self, household: &Household) -> anyhow::Result<()> {
         say(&format!("POST {} ({}, streamed)\n\n  > {QUESTION}\n  < ", self.path, plain(&self.model)));
-        let shown = self.stream(household).await;
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let shown = self.stream(household, &client).await;
         say("\n\n");
-        shown
+        if let Some(cost) = cost::of_call(&client, household, &shown?).await? {
+            say(&format!("{cost}\n\n"));
+        }
+        Ok(())
     }
 
-    async fn stream(self, household: &Household) -> anyhow::Result<()> {
+    /// Shows the answer; returns the call's id.
+    async fn stream(
+        self,
+        household: &Household,
+        client: &Client<HttpConnector, Full<Bytes>>,
+    ) -> anyhow::Result<String> {
         let mut request = Request::post(format!("{}{}", household.base_url, self.path))
             .header("authorization", format!("Bearer {}", household.api_key.expose_secret()))
             .header("content-type", "application/json");
@@ -92,13 +103,13 @@ impl FirstCall {
             request = request.header("anthropic-version", "2023-06-01");
         }
         let request = request.body(Full::new(Bytes::from(self.body)))?;
-        let client = Client::builder(TokioExecutor::new()).build_http();
         let response =
             tokio::time::timeout(SILENCE_MAX, client.request(request)).await.context("wait for an answer")?;
         let response = response.context("call the hub")?;
         if !response.status().is_success() {
             return Err(refused(response).await);
         }
+        let id = response.headers().get("keyhaven-call-id").context("the answer names no call")?.to_str()?.to_owned();
         let mut body = response.into_body();
         let mut lines = Lines::default();
         while let Some(frame) = tokio::time::timeout(SILENCE_MAX, body.frame()).await.context("wait for more")? {
@@ -107,7 +118,7 @@ impl FirstCall {
                 say(&plain(&text));
             }
         }
-        Ok(())
+        Ok(id)
     }
 }
 

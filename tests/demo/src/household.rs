@@ -134,8 +134,6 @@ impl Household {
         let vault = open_or_create(&dir)?;
         let mut agent = furnish(vault, upstream, real_key, lives).await?;
         let hub = start_hub(settings.clone(), agent.vault.identity(), metrics, lives).await?;
-        // Before the agent comes: it is sent the prices with its first link.
-        prices::publish(&hub.registry).await?;
         let identity = enrol(&mut agent, &hub).await?;
 
         let (sender, agent_end) = oneshot::channel();
@@ -293,6 +291,11 @@ async fn start_hub(
     if let Some(keys) = HubKeys::init_if_empty(&dir).map_err(Failure::from)? {
         info!(fleet.id = %keys.fleet(), "made a hub of fleet {}", keys.fleet());
     }
+    // Before the hub starts: one that runs learns of prices only after a moment, and would refuse the first call.
+    let registry = Registry::open(&dir, settings.config.tunnel.key_file.as_deref()).await.map_err(Failure::from)?;
+    let published = prices::publish(&registry).await;
+    registry.store.close().await;
+    published?;
     let mut config = settings.config;
     let before = known.and_then(|identity| identity.hub_address.parse::<SocketAddr>().ok());
     let before = before.filter(|address| settings.tunnel_may_move && address.ip().is_loopback());

@@ -5,6 +5,7 @@
 
 mod announcement;
 mod arguments;
+mod cost;
 mod first_call;
 mod home;
 mod household;

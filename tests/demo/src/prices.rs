@@ -3,6 +3,7 @@
 //! Invariant: prices that were published in a kept directory are left as they are.
 
 use keyhaven_daemon::clock::unix_ms_now;
+use keyhaven_daemon::failure::Failure;
 use keyhaven_hub::pricing::book::Begins;
 use keyhaven_hub::pricing::book::PriceBook;
 use keyhaven_hub::registry::Registry;
@@ -28,7 +29,10 @@ const TIER: Ppm = Ppm(800_000);
 const BALANCE: NanoUsd = NanoUsd(100_000_000_000);
 
 /// Publishes the snapshot, sets zone and tier and pays in for the consumer, if nothing was published yet.
-pub(crate) async fn publish(registry: &Registry) -> anyhow::Result<()> {
+///
+/// # Errors
+/// What the database did not do, with its code.
+pub(crate) async fn publish(registry: &Registry) -> Result<(), Failure> {
     let book = PriceBook::new(&registry.store, &registry.keys);
     if book.published(None).await?.is_some() {
         return Ok(());
@@ -39,7 +43,7 @@ pub(crate) async fn publish(registry: &Registry) -> anyhow::Result<()> {
     registry.store.put_tier(OwnerTier::Standard, TIER, false).await?;
     book.publish(Begins::Usual, now).await?;
     let paid = Deposit { reference: "demo".to_owned(), account: DEFAULT_ACCOUNT, amount: BALANCE, at_unix_ms: now };
-    deposit(&registry.store, &paid).await?;
+    deposit(&registry.store, &paid).await.map_err(|error| Failure::new(error.code(), error.to_string()))?;
     Ok(())
 }
 

@@ -312,7 +312,52 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use ed25519_dalek::SigningKey;
+    use keyhaven_protocol::id::AgentId;
+    use keyhaven_protocol::id::FleetId;
+    use keyhaven_protocol::leaf::Purpose;
+
     use super::*;
+    use crate::config::Config;
+    use crate::ledger::Opened;
+    use crate::ledger::Owner;
+    use crate::ledger::Settings;
+
+    const WHICH: Which = Which { chain: None };
+
+    #[test]
+    fn every_command_answers_beside_the_process_that_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("export");
+        let context = Context {
+            output: Output::new(true),
+            config: Config::default(),
+            leaves: Vec::new(),
+            dir: dir.path().to_owned(),
+        };
+        let code = |error: anyhow::Error| error.downcast::<Failure>().unwrap().code();
+        assert_eq!(code(verify(&context, &WHICH).unwrap_err()), ErrorCode::LedgerAbsent);
+        let key = SigningKey::from_bytes(&[3; 32]);
+        let (fleet, agent) = (FleetId([1; 16]), AgentId([2; 16]));
+        let owner = Owner { fleet, purpose: Purpose::Calls, agent, key, hub_key: [4; 32] };
+        let mut running = Opened::in_dir(dir.path(), owner, Settings::default()).unwrap();
+        running.writer.step().unwrap();
+
+        verify(&context, &WHICH).unwrap();
+        tail(&context, &WHICH, 5).unwrap();
+        earnings(&context, &WHICH).unwrap();
+        claim(&context, &ClaimCommand::List { which: WHICH, count: 5 }).unwrap();
+        export(&context, &WHICH, Some(&out)).unwrap();
+        assert!(export(&context, &WHICH, Some(&out)).is_err(), "a file that is there is not overwritten");
+        let other = Which { chain: Some("other".to_owned()) };
+        assert_eq!(code(verify(&context, &other).unwrap_err()), ErrorCode::UsageInvalid);
+
+        let text = std::fs::read_to_string(out).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0]["schema"], "keyhaven/ledger-export/v1");
+        assert_eq!((&lines[1]["record"], &lines[1]["kind"]), (&"leaf".into(), &"EPOCH".into()));
+        assert_eq!((&lines[2]["record"], &lines[2]["size"], lines.len()), (&"group".into(), &1.into(), 3));
+    }
 
     #[test]
     fn what_was_verified_and_earned_reads_as_sentences_and_tables() {

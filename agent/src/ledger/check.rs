@@ -34,6 +34,7 @@ pub(super) struct Said {
 }
 
 /// Follows a log from one of its segments, or from a trusted head, on.
+#[derive(Clone)]
 pub(super) struct Check {
     chain: ChainId,
     verifier: Verifier,

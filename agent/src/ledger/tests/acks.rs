@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use keyhaven_protocol::leaf::Event;
+
 use super::platter::Platter;
 use super::scene::Hub;
 use super::scene::closed;
@@ -17,6 +19,7 @@ use crate::ledger::LedgerError;
 use crate::ledger::Opened;
 use crate::ledger::Owner;
 use crate::ledger::Taken;
+use crate::ledger::View;
 
 #[test]
 fn statements_are_taken_once_in_order_and_survive_a_start() {
@@ -121,4 +124,36 @@ fn every_group_is_found_again_however_far_the_hub_goes_back() {
     let mut again = Hub::new();
     while again.take(&agent.ledger).is_some() {}
     assert_eq!(again.head(), hub.head(), "a wiped hub gets the same chain");
+}
+
+#[test]
+fn an_order_that_the_fleet_never_signed_is_found_by_a_verification() {
+    let disk = Arc::new(Platter::default());
+    let mut agent = open(disk.clone(), None, small_segments()).unwrap();
+    write_all(&mut agent).unwrap();
+    agent.ledger.take_keys(&[key_entry()]).unwrap();
+    written(&mut agent, opened(1)).unwrap();
+    written(&mut agent, closed(1, 2_000_000)).unwrap();
+    let view = View::on_disk(disk, None);
+    assert_eq!(view.verify(|_| {}).unwrap().hub_keys, 1);
+
+    let ticket = super::scene::ticket(2).ticket().clone();
+    let forged = ticket.sign(&ed25519_dalek::SigningKey::from_bytes(&[99; 32]));
+    written(&mut agent, Event::Open(forged)).unwrap();
+    let found = view.verify(|_| {}).unwrap_err();
+    assert_eq!(found.code(), keyhaven_protocol::ErrorCode::LedgerDamaged);
+    assert!(found.to_string().contains("its signature does not hold"), "{found}");
+}
+
+#[test]
+fn a_figure_over_the_ceiling_is_found_by_a_verification() {
+    let disk = Arc::new(Platter::default());
+    let mut agent = open(disk.clone(), None, small_segments()).unwrap();
+    write_all(&mut agent).unwrap();
+    agent.ledger.take_keys(&[key_entry()]).unwrap();
+    written(&mut agent, opened(1)).unwrap();
+    written(&mut agent, closed(1, 2_000_001)).unwrap();
+
+    let found = View::on_disk(disk, None).verify(|_| {}).unwrap_err();
+    assert!(found.to_string().contains("over the ticket's ceiling"), "{found}");
 }

@@ -27,7 +27,7 @@ fn log() -> (Arc<Platter>, Vec<(String, Vec<usize>)>) {
     write_all(&mut agent).unwrap();
     agent.ledger.take_keys(&[key_entry()]).unwrap();
     let mut hub = Hub::new();
-    for call in 0..6 {
+    for call in 0..4 {
         written(&mut agent, opened(call)).unwrap();
         written(&mut agent, closed(call, 10)).unwrap();
         if call % 2 == 0 {
@@ -63,8 +63,8 @@ fn every_flipped_bit_is_found() {
     assert_eq!(whole.1, 0);
     let last = files.last().unwrap().0.clone();
     for (name, bounds) in &files {
-        // One bit of each byte; all bits of an entry and of a header are tried where those are.
-        for bit in (0..disk.bytes(name).len()).map(|byte| byte * 8 + byte % 8) {
+        // One bit of every other byte; all bits of an entry and of a header are tried where those are.
+        for bit in (0..disk.bytes(name).len()).step_by(2).map(|byte| byte * 8 + byte / 2 % 8) {
             let damaged = disk.copy();
             damaged.tamper(name, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
             let newest = *name == last && bit / 8 >= bounds[bounds.len() - 2];
@@ -82,13 +82,13 @@ fn every_cut_is_found_or_is_an_end_that_was() {
     let (disk, files) = log();
     let (last, bounds) = files.last().unwrap();
     for (name, bounds) in &files[..files.len() - 1] {
-        for end in (0..disk.bytes(name).len()).step_by(5).chain(bounds[..bounds.len() - 1].iter().copied()) {
+        for end in (0..disk.bytes(name).len()).step_by(7).chain(bounds[..bounds.len() - 1].iter().copied()) {
             let damaged = disk.copy();
             damaged.tamper(name, |bytes| bytes.truncate(end));
             assert_eq!(verified(damaged), Err(ErrorCode::LedgerDamaged), "{name} at {end}");
         }
     }
-    for end in 0..disk.bytes(last).len() {
+    for end in (0..disk.bytes(last).len()).step_by(3).chain(bounds[..bounds.len() - 1].iter().copied()) {
         let cut = disk.copy();
         cut.tamper(last, |bytes| bytes.truncate(end));
         let started = open(Arc::new(cut), None, small_segments()).unwrap();
@@ -112,7 +112,7 @@ fn an_index_that_has_seen_more_than_there_is_stops_the_start() {
         let refused = open(Arc::new(lost), Some(file.clone()), small_segments()).err();
         assert_eq!(refused.map(|error| error.code()), Some(ErrorCode::LedgerDamaged), "cut at {end}");
     }
-    for byte in bounds[bounds.len() - 2]..bounds[bounds.len() - 1] {
+    for byte in (bounds[bounds.len() - 2]..bounds[bounds.len() - 1]).step_by(5) {
         let rotten = disk.copy();
         rotten.tamper(last, |bytes| bytes[byte] ^= 1);
         let refused = open(Arc::new(rotten), Some(file.clone()), small_segments()).err();
@@ -193,7 +193,7 @@ fn damage_in_the_middle_stops_the_start_where_an_unfinished_write_does_not() {
 fn whatever_stands_in_a_segment_is_read_without_harm() {
     let (disk, files) = log();
     let (last, bounds) = files.last().unwrap();
-    bolero::check!().with_iterations(500).for_each(|bytes: &[u8]| {
+    bolero::check!().with_iterations(200).for_each(|bytes: &[u8]| {
         let strange = disk.copy();
         strange.tamper(last, |place| {
             place.truncate(bounds[1]);

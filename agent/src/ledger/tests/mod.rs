@@ -6,6 +6,7 @@ mod acks;
 mod crash;
 mod damage;
 mod disks;
+mod long;
 mod platter;
 mod rate;
 mod running;

@@ -53,7 +53,7 @@ CREATE TABLE batches (
 -- A charge is there once per call, a credit once per attempt of a call.
 CREATE TABLE entries (
     id         BINARY(16)  NOT NULL PRIMARY KEY,
-    kind       VARCHAR(16) NOT NULL,
+    kind       VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     call_id    BINARY(16),
     attempt    BIGINT      NOT NULL,
     batch      BIGINT      NOT NULL,
@@ -66,7 +66,7 @@ CREATE TABLE entries (
 CREATE TABLE postings (
     entry_id BINARY(16)  NOT NULL,
     leg      BIGINT      NOT NULL,
-    side     VARCHAR(16) NOT NULL,
+    side     VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     owner    BINARY(16)  NOT NULL,
     nano_usd BIGINT      NOT NULL,
     PRIMARY KEY (entry_id, leg)
@@ -74,7 +74,7 @@ CREATE TABLE postings (
 
 -- The sums of the postings, folded in the same transaction.
 CREATE TABLE balances (
-    side     VARCHAR(16) NOT NULL,
+    side     VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     owner    BINARY(16)  NOT NULL,
     nano_usd BIGINT      NOT NULL,
     batch    BIGINT      NOT NULL,
@@ -84,7 +84,7 @@ CREATE TABLE balances (
 -- What calls of a key were charged: in all ('total'), in a month ('2026-11'), on a day.
 CREATE TABLE key_spending (
     api_key_id BINARY(16)  NOT NULL,
-    period     VARCHAR(16) NOT NULL,
+    period     VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     nano_usd   BIGINT      NOT NULL,
     batch      BIGINT      NOT NULL,
     PRIMARY KEY (api_key_id, period)
@@ -94,7 +94,7 @@ CREATE TABLE key_spending (
 -- is debited here before it is spent there.
 CREATE TABLE budget_leases (
     purse_id BINARY(16)  NOT NULL,
-    period   VARCHAR(16) NOT NULL,
+    period   VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     boot_id  BINARY(16)  NOT NULL,
     nano_usd BIGINT      NOT NULL,
     PRIMARY KEY (purse_id, period, boot_id)

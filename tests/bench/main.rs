@@ -25,6 +25,7 @@ mod report;
 mod rounds;
 mod saturate;
 mod seen;
+mod settlement;
 mod spent;
 mod street;
 mod tap;
@@ -73,9 +74,11 @@ struct Arguments {
     part: Option<Part>,
 }
 
-/// What the benchmark starts by itself.
+/// What stands by itself, and what the benchmark starts.
 #[derive(Subcommand)]
 enum Part {
+    /// Calls settled in a second on SQLite and MariaDB.
+    Settlement(settlement::Orders),
     /// The upstream.
     Upstream,
     /// The bare tunnel's end at the hub.
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
 fn run(mut arguments: Arguments, output: Output) -> anyhow::Result<()> {
     let parallel = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match arguments.part.take() {
+        Some(Part::Settlement(orders)) => parallel()?.block_on(settlement::measure(&orders, output)),
         Some(Part::Upstream) => parallel()?.block_on(upstream::serve()),
         Some(Part::BareHub) => parallel()?.block_on(bare::serve_hub(Tasks::new())),
         Some(Part::BareAgent(end)) => parallel()?.block_on(bare::serve_agent(end, Tasks::new())),

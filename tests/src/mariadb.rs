@@ -142,6 +142,11 @@ impl MariaDb {
         Ok(format!("{before}://{authority}/{database}{options}"))
     }
 
+    /// The process of a server that was started here.
+    pub fn pid(&self) -> Option<u32> {
+        u32::try_from(self.private.as_ref()?.pid().ok()?.as_raw_nonzero().get()).ok()
+    }
+
     /// The socket of a server that was started here.
     pub fn socket(&self) -> Option<PathBuf> {
         Some(self.private.as_ref()?.dir.join("socket"))

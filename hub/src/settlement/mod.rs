@@ -363,6 +363,11 @@ impl Books {
         self.shared.store.usage(filter).await
     }
 
+    /// Calls that are over and not written yet.
+    pub fn unwritten(&self) -> usize {
+        self.shared.lock().ended.len()
+    }
+
     /// What keeps the hub from selling calls, if anything does.
     pub fn trouble(&self) -> Option<String> {
         self.shared.lock().trouble()

@@ -185,7 +185,8 @@ impl Live {
 
     /// Lets go of leaves that have their last line, and of groups without others.
     fn forget_stated(&mut self) {
-        let later = self.unstated.split_off(&self.stated.leaves);
+        // The newest of them is kept: its head may still be cosigned.
+        let later = self.unstated.split_off(&self.stated.leaves.saturating_sub(1));
         let stated = std::mem::replace(&mut self.unstated, later);
         let open = &self.stated.open;
         self.unstated.extend(stated.into_iter().filter(|(number, _)| open.contains(number)));
@@ -195,7 +196,7 @@ impl Live {
         self.groups.extend(kept);
     }
 
-    /// Verifies a cosigned head of this chain; whether it is newer than the one before.
+    /// Verifies a cosigned head of this chain; whether it is newer than the one before and for the log.
     pub(super) fn cosign(&mut self, cosigned: Cosigned) -> Result<bool, LedgerError> {
         let keys = self.keys.as_ref().ok_or(LedgerError::NoKeys)?;
         if cosigned.chain != self.chain {
@@ -210,9 +211,11 @@ impl Live {
         if size > self.head.size {
             return Err(LedgerError::Cosigned("it is ahead of this log"));
         }
-        let known = size.checked_sub(1).and_then(|last| self.unstated.get(&last)).map(|leaf| leaf.hash);
-        if known.is_some_and(|known| known != cosigned.head.hash) {
-            return Err(LedgerError::Cosigned("the hub cosigned another history"));
+        // What can no longer be compared does not come into the log: a start would find it wrong.
+        match size.checked_sub(1).and_then(|last| self.unstated.get(&last)).map(|leaf| leaf.hash) {
+            Some(known) if known == cosigned.head.hash => {}
+            Some(_) => return Err(LedgerError::Cosigned("the hub cosigned another history")),
+            None => return Ok(false),
         }
         self.cosigned = Some(cosigned);
         Ok(true)

@@ -422,6 +422,12 @@ impl Shared {
         Some(batch)
     }
 
+    /// Whether nothing is left to be written, and nothing comes any more.
+    fn is_done(&self) -> bool {
+        let live = self.lock();
+        live.failed.is_some() || (live.is_closing && live.waiting.is_empty())
+    }
+
     fn put_back(&self, waiting: VecDeque<Waiting>) {
         let mut live = self.lock();
         let later = std::mem::replace(&mut live.waiting, waiting);

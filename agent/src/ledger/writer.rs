@@ -278,6 +278,15 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    /// Whoever waits for a writer that is gone, for whatever reason, is told.
+    fn drop(&mut self) {
+        if !self.shared.is_done() {
+            self.shared.fail(&LedgerError::Failed("the ledger's writer has ended".into()));
+        }
+    }
+}
+
 /// What goes into one entry, from the front of what waits.
 pub(super) fn next_batch(live: &mut Live) -> Vec<Waiting> {
     let (mut batch, mut leaves, mut notes) = (Vec::new(), 0, 0);

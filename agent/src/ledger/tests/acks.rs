@@ -83,6 +83,37 @@ fn what_is_not_the_hubs_word_on_this_chain_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_head_that_cannot_be_compared_any_more_does_not_come_into_the_log() {
+    let (disk, mut heads) = (Arc::new(Platter::default()), Vec::new());
+    let mut agent = open(disk.clone(), None, small_segments()).unwrap();
+    let mut other = open(Arc::new(Platter::default()), None, small_segments()).unwrap();
+    for (agent, call) in [(&mut agent, 1), (&mut other, 2)] {
+        written(agent, opened(call)).unwrap();
+        written(agent, closed(call, 5)).unwrap();
+        agent.ledger.take_keys(&[key_entry()]).unwrap();
+        write_all(agent).unwrap();
+    }
+    let (mut hub, mut its) = (Hub::new(), Hub::new());
+    while let Some((statement, cosigned)) = hub.take(&agent.ledger) {
+        agent.ledger.take_ack(&statement, None).unwrap();
+        heads.push((cosigned, its.take(&other.ledger).unwrap().1));
+    }
+    let statement = &hub.said[0].0;
+    assert_eq!(heads.len(), 4);
+    for (_, wrong) in &heads[1..3] {
+        agent.ledger.take_ack(statement, Some(wrong)).unwrap();
+    }
+    assert!(agent.ledger.take_ack(statement, Some(&heads[3].1)).is_err(), "the newest one is compared");
+    assert_eq!(agent.ledger.head().2, None);
+    agent.ledger.take_ack(statement, Some(&heads[3].0)).unwrap();
+    write_all(&mut agent).unwrap();
+    drop(agent);
+
+    let agent = open(disk, None, small_segments()).unwrap();
+    assert_eq!(agent.ledger.head().2.map(|cosigned| cosigned.head), Some(hub.head()));
+}
+
+#[test]
 fn keys_that_do_not_lead_to_the_join_tokens_are_refused() {
     let stranger = Owner { hub_key: [7; 32], ..super::scene::owner() };
     let disk = Arc::new(Platter::default());

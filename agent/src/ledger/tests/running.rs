@@ -176,6 +176,17 @@ fn a_disk_that_fails_wakes_whoever_waits() {
 }
 
 #[test]
+fn a_writer_that_is_gone_leaves_nobody_waiting() {
+    let Opened { ledger, writer, .. } = open(Arc::new(Platter::default()), None, small_segments()).unwrap();
+    let mut pending = ledger.append(opened(1)).unwrap();
+    drop(writer);
+
+    assert_eq!(pending.is_durable().unwrap_err().code(), ErrorCode::LedgerFailed);
+    assert_eq!(ledger.append(opened(2)).unwrap_err().code(), ErrorCode::LedgerFailed);
+    assert!(ledger.failed().borrow().is_some());
+}
+
+#[test]
 fn an_owner_who_is_owed_too_much_takes_no_calls() {
     let limits = Limits { unacked_max: 6, unpaid_max: Some(NanoUsd(799)), ..Limits::default() };
     let mut agent = open(Arc::new(Platter::default()), None, Settings { limits, ..small_segments() }).unwrap();

@@ -11,6 +11,8 @@ use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::frame;
+use keyhaven_protocol::money::Ppm;
+use keyhaven_protocol::ticket::Seen;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -21,6 +23,7 @@ use crate::link::LinkView;
 use crate::link::Linker;
 use crate::link::new_instance;
 use crate::offers::Offers;
+use crate::orders::Orders;
 use crate::prices;
 use crate::prices::PriceStore;
 use crate::provider::Egress;
@@ -55,8 +58,10 @@ pub async fn run(config: Config, dir: PathBuf, vault: Vault, egress: Egress, tas
     let vault = SharedVault::new(vault);
     let offers = Offers::new(&vault);
     offers.follow(vault.clone(), VendorClient::new(&egress, config.calls.vendor_connect_timeout()), &tasks);
-    let relay =
-        Relay::new(vault.clone(), &egress, config.calls.clone(), offers.clone(), prices.clone(), tasks.stopping());
+    let tier_floor = Ppm(config.calls.tier_min_ppm);
+    let orders = Orders::new(identity.agent, hub_keys.clone(), prices.clone(), tier_floor, Seen::default());
+    let calls = config.calls.clone();
+    let relay = Relay::new(vault.clone(), &egress, calls, offers.clone(), orders, prices.clone(), tasks.stopping());
     tasks.spawn_until_stop("vendor connections", sweep(relay.clone(), tasks.stopping()));
     let view = LinkView::default();
     let reporter = Reporter {

@@ -19,6 +19,8 @@ pub const ENV_PREFIX: &str = "KEYHAVEN_AGENT";
 
 const TIMEOUT_S_MAX: u64 = 86_400;
 const CONCURRENT_MAX: u32 = 100_000;
+/// The whole list price.
+const TIER_MIN_PPM_MAX: u32 = 1_000_000;
 
 /// The agent's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -61,6 +63,9 @@ pub struct Calls {
     pub concurrent_max: u32,
     /// Seconds that calls under way get to end when the agent is told to stop. Default: 30.
     pub drain_grace_s: u64,
+    /// The least that the owner takes for a call, in millionths of the list price, such as 800000.
+    /// Default: 0, whatever the hub gives.
+    pub tier_min_ppm: u32,
 }
 
 /// The link to the hub.
@@ -92,6 +97,7 @@ impl Default for Calls {
             vendor_idle_timeout_s: 300,
             concurrent_max: 1000,
             drain_grace_s: 30,
+            tier_min_ppm: 0,
         }
     }
 }
@@ -133,6 +139,9 @@ impl Config {
             if value == 0 || value > max {
                 return invalid(format!("{path} must be from 1 to {max}"));
             }
+        }
+        if calls.tier_min_ppm > TIER_MIN_PPM_MAX {
+            return invalid(format!("calls.tier_min_ppm must be from 0 to {TIER_MIN_PPM_MAX}"));
         }
         Ok(())
     }

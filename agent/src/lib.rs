@@ -11,6 +11,7 @@ pub mod hub_keys;
 pub mod ledger;
 pub mod link;
 pub mod offers;
+pub mod orders;
 pub mod prices;
 pub mod provider;
 pub mod relay;

@@ -264,7 +264,7 @@ fn head() -> OpenHead {
         parameter: None,
         query: None,
         body: BodyLength::Chunked,
-        terms: None,
+        ticket: None,
         headers: HeaderMap::new(),
     }
 }

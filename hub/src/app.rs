@@ -152,6 +152,7 @@ impl Hub {
             roster.clone(),
             prices.clone(),
             books.clone(),
+            registry.keys.clone(),
             calls.clone(),
             tasks.clone(),
         );

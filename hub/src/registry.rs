@@ -4,6 +4,7 @@
 //! Invariant: a secret leaves here once, to its caller; the database gets its hash.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyhaven_daemon::failure::Failure;
@@ -143,7 +144,7 @@ impl From<RegistryError> for Failure {
 #[derive(Debug)]
 pub struct Registry {
     /// The hub's keys.
-    pub keys: HubKeys,
+    pub keys: Arc<HubKeys>,
     /// The hub's database.
     pub store: Store,
 }
@@ -178,7 +179,7 @@ impl Registry {
         tunnel_key_file: Option<&Path>,
         database: &Database,
     ) -> Result<Self, RegistryError> {
-        let keys = HubKeys::load(data_dir, tunnel_key_file)?;
+        let keys = Arc::new(HubKeys::load(data_dir, tunnel_key_file)?);
         let store = match &database.url {
             Some(url) => Store::open_server(url.reveal()).await?,
             None => Store::open(data_dir).await?,

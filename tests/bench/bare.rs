@@ -180,7 +180,7 @@ async fn through(link: Option<LinkHandle>, request: Request<HttpBody>) -> Result
         parameter: None,
         query: None,
         body: length,
-        terms: None,
+        ticket: None,
         headers: travelling(head.headers),
     };
     // What is there already leaves in one message with the head.

@@ -165,6 +165,11 @@ async fn every_reason_for_an_abort_is_a_native_error_before_the_head_and_a_cut_a
         (AbortReason::OfferUnknown, ErrorCode::AgentRefused),
         (AbortReason::Busy, ErrorCode::NoAgent),
         (AbortReason::PricesUnknown, ErrorCode::NoAgent),
+        (AbortReason::TicketInvalid, ErrorCode::AgentRefused),
+        (AbortReason::TicketMissing, ErrorCode::AgentRefused),
+        (AbortReason::TicketSeen, ErrorCode::AgentRefused),
+        (AbortReason::RulesUnknown, ErrorCode::NoAgent),
+        (AbortReason::TierTooLow, ErrorCode::NoAgent),
     ];
     let mut misdeeds = vec![misdeed("number-from-the-future", Seen::Error(ErrorCode::AgentRefused), |s| {
         let mut payload = Abort::new(AbortReason::Unspecified).encode().to_vec();

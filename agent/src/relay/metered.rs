@@ -15,8 +15,6 @@ use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::OpenHead;
 use keyhaven_protocol::frame::Receipt;
-use keyhaven_protocol::frame::Terms;
-use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::link::Sent;
 use keyhaven_protocol::metering::Asked;
 use keyhaven_protocol::metering::CallMeter;
@@ -28,7 +26,8 @@ use keyhaven_protocol::price::PriceTable;
 use keyhaven_protocol::provider::Provider;
 use keyhaven_protocol::provider::endpoint::Endpoint;
 use keyhaven_protocol::provider::endpoint::Metering;
-use keyhaven_protocol::provider::policy::model_of_query;
+use keyhaven_protocol::ticket::DEADLINE_MS_MAX;
+use keyhaven_protocol::ticket::SignedTicket;
 use keyhaven_protocol::usage::Doubt;
 
 use super::upload::Upload;
@@ -46,29 +45,35 @@ struct Call {
 
 /// By what the call is sold, and what was asked for.
 struct Sale {
-    call: CallId,
-    terms: Terms,
+    order: SignedTicket,
     prices: Arc<PriceTable>,
     provider: Provider,
-    /// Where it is not in the body.
-    model: Option<String>,
     upload: Option<Upload>,
 }
 
 impl Metered {
-    /// The metering of the call that begins so.
-    pub(super) fn begin(open: &OpenHead, store: &PriceStore) -> Result<Self, Abort> {
+    /// The metering of the call that begins so, by this order.
+    pub(super) fn begin(open: &OpenHead, order: Option<SignedTicket>, store: &PriceStore) -> Result<Self, Abort> {
         let endpoint = Endpoint::from_number(open.endpoint);
         let form = endpoint.map(|endpoint| (endpoint, endpoint.metering()));
-        let (Some(terms), Some((endpoint, Metering::Metered(form)))) = (open.terms, form) else {
+        let (Some(order), Some((endpoint, Metering::Metered(form)))) = (order, form) else {
             return Ok(Self { call: None });
         };
-        let prices = store.table(terms.price_version, &terms.price_hash);
-        let prices = prices.ok_or_else(|| Abort::new(AbortReason::PricesUnknown))?;
-        let in_query = || model_of_query(endpoint, open.query.as_deref()).ok().flatten();
-        let model = open.parameter.clone().or_else(in_query);
-        let sale = Sale { call: open.call, terms, prices, provider: endpoint.provider(), model, upload: None };
+        let (version, hash) = (order.ticket().price_version, &order.ticket().price_hash);
+        let prices = store.table(version, hash).ok_or_else(|| Abort::new(AbortReason::PricesUnknown))?;
+        let sale = Sale { order, prices, provider: endpoint.provider(), upload: None };
         Ok(Self { call: Some(Box::new(Call { sale, meter: WireMeter::new(CallMeter::new(form)) })) })
+    }
+
+    /// For how long the call may last.
+    pub(super) fn time_max(&self) -> Duration {
+        let ordered = self.call.as_ref().map_or(DEADLINE_MS_MAX, |call| call.sale.order.ticket().deadline_ms);
+        Duration::from_millis(ordered.into())
+    }
+
+    /// The model that it is sold as; none of a call that is free.
+    pub(super) fn sold_as(&self) -> Option<&str> {
+        self.call.as_ref().map(|call| call.sale.order.ticket().model.as_str())
     }
 
     /// The request is on its way.
@@ -158,18 +163,18 @@ impl Call {
 impl Sale {
     fn asked<T>(&self, metering: impl FnOnce(&Asked<'_>) -> T) -> T {
         let request = self.upload.as_ref().and_then(Upload::sent);
-        let in_body = request.as_ref().and_then(|request| request.model.as_deref());
         metering(&Asked {
             prices: &self.prices,
             provider: self.provider,
-            model: self.model.as_deref().or(in_body).unwrap_or_default(),
+            // The request was found to ask for this one, or does not leave as a whole.
+            model: &self.order.ticket().model,
             demand: request.as_ref().map(|request| &request.demand),
-            ceiling: self.terms.ceiling,
+            ceiling: self.order.ticket().ceiling,
         })
     }
 
     fn receipt(&self, figure: Figure) -> Option<Bytes> {
         // Figures are never below 0, which is all that could go wrong.
-        Receipt::new(self.call, &self.terms, figure).encode().ok()
+        Receipt::new(self.order.ticket(), figure).encode().ok()
     }
 }

@@ -32,6 +32,7 @@ use tracing::debug;
 
 use crate::config::Calls;
 use crate::offers::Offers;
+use crate::orders::Orders;
 use crate::prices::PriceStore;
 use crate::provider::Egress;
 use crate::provider::VendorClient;
@@ -50,6 +51,7 @@ pub struct Relay {
     client: VendorClient<Box<CallBody>>,
     calls: Calls,
     offers: Offers,
+    orders: Orders,
     prices: PriceStore,
     stopping: CancellationToken,
     room: Semaphore,
@@ -75,13 +77,27 @@ impl Relay {
         egress: &Egress,
         calls: Calls,
         offers: Offers,
+        orders: Orders,
         prices: PriceStore,
         stopping: CancellationToken,
     ) -> Arc<Self> {
         let client = VendorClient::new(egress, calls.vendor_connect_timeout());
         let room = Semaphore::new(calls.concurrent_max as usize);
         let [opened, served, aborted, refused] = [const { AtomicU64::new(0) }; 4];
-        Arc::new(Self { vault, client, calls, offers, prices, stopping, room, opened, served, aborted, refused })
+        Arc::new(Self {
+            vault,
+            client,
+            calls,
+            offers,
+            orders,
+            prices,
+            stopping,
+            room,
+            opened,
+            served,
+            aborted,
+            refused,
+        })
     }
 
     /// Waits until vendors' connections are kept that nobody uses.
@@ -117,16 +133,19 @@ impl Relay {
             return stream.abort(Abort::with_detail(AbortReason::Protocol, "an OPEN did not follow its layout"));
         };
         let (call, key) = (open.call, open.vendor_key);
-        let mut metered = match Metered::begin(&open, &self.prices) {
+        let begun = self.orders.take(&open).and_then(|order| Metered::begin(&open, order, &self.prices));
+        let mut metered = match begun {
             Ok(metered) => metered,
             Err(abort) => return self.note(call, key, &stream, End::Refused(abort)),
         };
+        let time_max = metered.time_max();
         // What ends the call from outside drops the exchange, and with it the vendor's
         // connection, whatever it was waiting for.
         let end = tokio::select! {
             biased;
             abort = stream.aborted() => End::Aborted(abort.reason),
             () = self.stopping.cancelled() => End::Refused(Abort::new(AbortReason::Stopping)),
+            () = tokio::time::sleep(time_max) => End::Refused(Abort::new(AbortReason::Deadline)),
             end = self.run(&stream, open, &mut metered) => end,
         };
         self.note(call, key, &stream, end);
@@ -137,7 +156,7 @@ impl Relay {
         let Ok(_place) = self.room.try_acquire() else {
             return End::Refused(Abort::new(AbortReason::Busy));
         };
-        let request = match request::build(&self.vault.read(), stream, &open) {
+        let request = match request::build(&self.vault.read(), stream, &open, metered.sold_as()) {
             Ok(built) => built,
             Err(abort) => return End::Refused(abort),
         };

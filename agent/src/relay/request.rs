@@ -28,6 +28,7 @@ use secrecy::ExposeSecret as _;
 
 use super::check::Check;
 use super::check::allow_model;
+use super::check::is_sold_as;
 use super::check::not_allowed;
 use super::upload::CallBody;
 use super::upload::Upload;
@@ -51,15 +52,20 @@ pub(super) struct WantedUpgrade {
     pub(super) scan: SessionScan,
 }
 
-/// Builds the request, or says why the call is refused.
-pub(super) fn build(vault: &Vault, stream: &LinkStream, open: &OpenHead) -> Result<VendorRequest, Abort> {
+/// Builds the request of a call that is sold as this model, or says why it is refused.
+pub(super) fn build(
+    vault: &Vault,
+    stream: &LinkStream,
+    open: &OpenHead,
+    sold_as: Option<&str>,
+) -> Result<VendorRequest, Abort> {
     let endpoint = Endpoint::from_number(open.endpoint).filter(|endpoint| !endpoint.served_by_hub());
     let endpoint = endpoint.ok_or_else(|| not_allowed("the endpoint is not on the allow-list"))?;
     let unknown = || Abort::new(AbortReason::OfferUnknown);
     let key =
         vault.shared_info(open.vendor_key).filter(|key| key.provider == endpoint.provider()).ok_or_else(unknown)?;
-    let uri = uri(&key, endpoint, open)?;
-    let check = check(endpoint, &key, open)?;
+    let uri = uri(&key, endpoint, open, sold_as)?;
+    let check = check(endpoint, &key, open, sold_as)?;
     let mut headers = request_to_vendor(endpoint, &open.headers);
     let upgrade = upgrade(endpoint, &mut headers)?;
     let secret = vault.open_key(key.id, &key.host).map_err(|_| unknown())?;
@@ -79,12 +85,13 @@ pub(super) fn build(vault: &Vault, stream: &LinkStream, open: &OpenHead) -> Resu
     Ok(VendorRequest { key, request, upload, upgrade })
 }
 
-fn uri(key: &KeyInfo, endpoint: Endpoint, open: &OpenHead) -> Result<Uri, Abort> {
+fn uri(key: &KeyInfo, endpoint: Endpoint, open: &OpenHead, sold_as: Option<&str>) -> Result<Uri, Abort> {
     let query = open.query.as_deref();
     check_head(endpoint, query, &open.headers).map_err(|error| not_allowed(&error.to_string()))?;
     let asked = model_of_query(endpoint, query).map_err(|error| not_allowed(&error.to_string()))?;
     if let Some(deployment) = open.parameter.as_deref().or(asked.as_deref()) {
         allow_model(Some(deployment), offered(key).as_deref())?;
+        is_sold_as(key, deployment, sold_as)?;
     }
     let path = endpoint.vendor_path(open.parameter.as_deref());
     let path = path.ok_or_else(|| not_allowed("the path's parameter is not allowed"))?;
@@ -103,11 +110,14 @@ fn offered(key: &KeyInfo) -> Option<Vec<String>> {
 }
 
 /// The check of the body; a body that is empty is judged at once.
-fn check(endpoint: Endpoint, key: &KeyInfo, open: &OpenHead) -> Result<Check, Abort> {
+fn check(endpoint: Endpoint, key: &Arc<KeyInfo>, open: &OpenHead, sold_as: Option<&str>) -> Result<Check, Abort> {
     // Where path or query name the deployment, the body's model means nothing to the vendor.
     let in_body = !endpoint.has_parameter() && endpoint.body() != BodyKind::WebSocket;
     let models = offered(key).filter(|_| in_body);
     let mut check = Check::new(endpoint, open.headers.get(header::CONTENT_TYPE), models.as_deref())?;
+    if let Some(model) = sold_as.filter(|_| in_body) {
+        check.sold_as(key, model);
+    }
     let fits = match (endpoint.body(), open.body) {
         (BodyKind::WebSocket, length) => length == BodyLength::Upgrade,
         (BodyKind::Empty, length) => length == BodyLength::None,

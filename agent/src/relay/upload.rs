@@ -53,8 +53,6 @@ pub(super) struct SentRequest {
     pub(super) at: Instant,
     /// What it asks for.
     pub(super) demand: Demand,
-    /// The model that it names.
-    pub(super) model: Option<String>,
 }
 
 /// Who must move next.
@@ -103,8 +101,7 @@ impl Upload {
     }
 
     fn complete(&self, check: &Check) {
-        let (at, demand, model) = (Instant::now(), check.demand(), check.model().map(str::to_owned));
-        self.lock().sent = Some(Arc::new(SentRequest { at, demand, model }));
+        self.lock().sent = Some(Arc::new(SentRequest { at: Instant::now(), demand: check.demand() }));
     }
 
     fn moved(&self, awaited: Awaited) {

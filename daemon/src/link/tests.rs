@@ -338,7 +338,7 @@ pub(super) fn open() -> OpenHead {
         parameter: None,
         query: None,
         body: BodyLength::Chunked,
-        terms: None,
+        ticket: None,
         headers: HeaderMap::new(),
     }
 }

@@ -57,6 +57,8 @@ impl SeatOutcome {
                 Some(Self::RateLimited((!said.is_zero()).then_some(said)))
             }
             AbortReason::OwnerRefused | AbortReason::OfferUnknown => Some(Self::Refused),
+            // Every call would be refused alike.
+            AbortReason::RulesUnknown | AbortReason::TierTooLow => Some(Self::Refused),
             AbortReason::VendorUnreachable
             | AbortReason::VendorTimeout
             | AbortReason::VendorBroke
@@ -72,7 +74,10 @@ impl SeatOutcome {
             | AbortReason::LinkLost
             | AbortReason::Deadline
             | AbortReason::NotAllowed
-            | AbortReason::PricesUnknown => None,
+            | AbortReason::PricesUnknown
+            | AbortReason::TicketInvalid
+            | AbortReason::TicketMissing
+            | AbortReason::TicketSeen => None,
         }
     }
 }

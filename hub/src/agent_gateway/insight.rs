@@ -395,7 +395,7 @@ mod tests {
             parameter: None,
             query: None,
             body: BodyLength::None,
-            terms: None,
+            ticket: None,
             headers: HeaderMap::new(),
         };
         link.handle.open(&open).unwrap()

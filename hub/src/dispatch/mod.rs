@@ -335,7 +335,7 @@ mod tests {
             parameter: None,
             query: None,
             body: BodyLength::None,
-            terms: None,
+            ticket: None,
             headers: HeaderMap::new(),
         };
         let _call = busy.handle.open(&open).unwrap();

@@ -49,6 +49,8 @@ use super::response::Record;
 use super::silence::Silence;
 use super::tab::Attempt;
 use super::tab::Tab;
+use super::ticket::Unordered;
+use super::ticket::ticket_of;
 use super::upload::Upload;
 use crate::agent_gateway::Seat;
 use crate::agent_gateway::SeatOutcome;
@@ -166,7 +168,7 @@ impl<'a> Attempts<'a> {
             parameter: candidate.parameter.clone(),
             query: self.call.query.map(str::to_owned),
             body: self.call.body,
-            terms: None,
+            ticket: None,
             headers: request_to_tunnel(candidate.endpoint, self.call.headers),
         };
         self.assist(&mut open).map_err(|refusal| self.last_word(refusal))?;
@@ -303,17 +305,25 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// The bill of the attempt that is opened next, and the terms it is opened with.
+    /// The bill of the attempt that is opened next, and the ticket it is opened with.
     fn open_tab(&mut self, seat: &Seat, open: &mut OpenHead) -> Result<Option<Box<Tab>>, Failed> {
         let Some(order) = self.order.take() else {
-            open.terms = None;
+            open.ticket = None;
             return Ok(None);
         };
         let tier = self.gateway.prices.tier(seat.link.agent);
         let unset = || Failed::Final(Refusal::new(self.call.route.shape, ErrorCode::PricesNotSet));
         let tier = tier.ok_or_else(unset)?;
         let attempt = u8::try_from(self.record.summary.attempts).unwrap_or(u8::MAX);
-        open.terms = Some(order.terms(attempt));
+        let ticket = ticket_of(self.gateway, &order, seat, attempt, tier);
+        let ticket = ticket.map_err(|why| {
+            let code = match why {
+                Unordered::Model => ErrorCode::ModelNotPriced,
+                Unordered::NoRandom => ErrorCode::BooksUnavailable,
+            };
+            Failed::Final(Refusal::with_message(self.call.route.shape, code, why.to_string()))
+        })?;
+        open.ticket = Some(ticket);
         Ok(Some(Tab::open(order, seat, attempt, tier)))
     }
 
@@ -410,6 +420,10 @@ fn is_negative(reason: AbortReason) -> bool {
         | AbortReason::OfferUnknown
         | AbortReason::NotAllowed
         | AbortReason::PricesUnknown
+        | AbortReason::TicketInvalid
+        | AbortReason::TicketMissing
+        | AbortReason::RulesUnknown
+        | AbortReason::TierTooLow
         | AbortReason::LinkLost
         | AbortReason::Stopping => true,
         AbortReason::Unspecified
@@ -419,6 +433,8 @@ fn is_negative(reason: AbortReason) -> bool {
         | AbortReason::Protocol
         | AbortReason::FlowControl
         | AbortReason::Deadline
+        // It may have been served when it was ordered before.
+        | AbortReason::TicketSeen
         | AbortReason::VendorTimeout
         | AbortReason::VendorBroke
         | AbortReason::VendorGarbage => false,

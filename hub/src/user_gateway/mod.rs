@@ -22,6 +22,7 @@ mod request;
 mod response;
 mod silence;
 mod tab;
+mod ticket;
 mod upload;
 mod waiting;
 mod watched_stream;
@@ -42,6 +43,7 @@ use crate::agent_gateway::Roster;
 use crate::config::Config;
 use crate::consumer_api::ConsumerApi;
 use crate::directory::Directory;
+use crate::keys::HubKeys;
 use crate::pricing::board::Prices;
 use crate::settlement::Books;
 
@@ -113,6 +115,7 @@ pub struct UserGateway {
     roster: Roster,
     prices: Prices,
     books: Books,
+    keys: Arc<HubKeys>,
     consumer_api: ConsumerApi,
     held: HeldBytes,
     waiting: WaitingRoom,
@@ -133,6 +136,7 @@ impl UserGateway {
         roster: Roster,
         prices: Prices,
         books: Books,
+        keys: Arc<HubKeys>,
         calls: broadcast::Sender<CallSummary>,
         tasks: Tasks,
     ) -> Arc<Self> {
@@ -146,6 +150,7 @@ impl UserGateway {
             roster,
             prices,
             books,
+            keys,
             consumer_api,
             held,
             waiting,

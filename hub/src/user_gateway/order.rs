@@ -8,7 +8,6 @@ use http::HeaderValue;
 use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::demand::Demand;
-use keyhaven_protocol::frame::Terms;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::metering::Asked;
@@ -139,10 +138,39 @@ impl Order {
         self.call
     }
 
-    /// What OPEN says of the price.
-    pub(super) fn terms(&self, attempt: u8) -> Terms {
-        let (price_version, price_hash) = (self.priced.version(), self.priced.hash());
-        Terms { attempt, price_version, price_hash, ceiling: self.ceiling }
+    /// Who pays.
+    pub(super) fn payer(&self) -> &Payer {
+        &self.payer
+    }
+
+    /// Where it goes.
+    pub(super) const fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// The model whose prices hold.
+    pub(super) fn priced_as(&self) -> &str {
+        &self.priced_as
+    }
+
+    /// By which table.
+    pub(super) fn priced(&self) -> &Priced {
+        &self.priced
+    }
+
+    /// What the consumer pays of the list price.
+    pub(super) const fn zone(&self) -> Ppm {
+        self.zone
+    }
+
+    /// The most that it may cost, at list prices.
+    pub(super) const fn ceiling(&self) -> NanoUsd {
+        self.ceiling
+    }
+
+    /// What is set aside of the consumer's money.
+    pub(super) fn held(&self) -> NanoUsd {
+        self.hold.amount()
     }
 
     /// What a figure depends on besides the answer.

@@ -106,9 +106,16 @@ fn code_of(reason: AbortReason) -> ErrorCode {
         AbortReason::OwnerRefused => ErrorCode::OwnerRefused,
         AbortReason::OwnerRateLimited => ErrorCode::OwnerRateLimited,
         AbortReason::LinkLost => ErrorCode::LinkLost,
-        AbortReason::Stopping | AbortReason::Busy | AbortReason::PricesUnknown => ErrorCode::NoAgent,
+        AbortReason::Stopping
+        | AbortReason::Busy
+        | AbortReason::PricesUnknown
+        | AbortReason::RulesUnknown
+        | AbortReason::TierTooLow => ErrorCode::NoAgent,
         AbortReason::RequestBroken => ErrorCode::RequestMalformed,
         AbortReason::NotAllowed
+        | AbortReason::TicketInvalid
+        | AbortReason::TicketMissing
+        | AbortReason::TicketSeen
         | AbortReason::OfferUnknown
         | AbortReason::Protocol
         | AbortReason::FlowControl

@@ -56,11 +56,21 @@ pub enum AbortReason {
     Busy = 24,
     /// The agent does not hold the price table that the call is sold by.
     PricesUnknown = 25,
+    /// The ticket is no order of the fleet to this agent for this call.
+    TicketInvalid = 26,
+    /// The call costs something, and came without a ticket.
+    TicketMissing = 27,
+    /// The attempt was ordered before: it may have been served then.
+    TicketSeen = 28,
+    /// The agent does not know the rules that the call is metered by.
+    RulesUnknown = 29,
+    /// The owner takes no calls at so low a share of the list price.
+    TierTooLow = 30,
 }
 
 impl AbortReason {
     /// Every reason, in the order of the numbers.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 24] = [
         Self::Unspecified,
         Self::ConsumerGone,
         Self::RequestBroken,
@@ -80,6 +90,11 @@ impl AbortReason {
         Self::OfferUnknown,
         Self::Busy,
         Self::PricesUnknown,
+        Self::TicketInvalid,
+        Self::TicketMissing,
+        Self::TicketSeen,
+        Self::RulesUnknown,
+        Self::TierTooLow,
     ];
 
     /// The number on the wire.
@@ -109,6 +124,11 @@ impl AbortReason {
             Self::OfferUnknown => "offer_unknown",
             Self::Busy => "busy",
             Self::PricesUnknown => "prices_unknown",
+            Self::TicketInvalid => "ticket_invalid",
+            Self::TicketMissing => "ticket_missing",
+            Self::TicketSeen => "ticket_seen",
+            Self::RulesUnknown => "rules_unknown",
+            Self::TierTooLow => "tier_too_low",
         }
     }
 

@@ -49,7 +49,6 @@ pub use head::decode_trailers;
 pub use head::encode_trailers;
 pub use open::BodyLength;
 pub use open::OpenHead;
-pub use open::Terms;
 pub use prices::HELD_TABLES_MAX;
 pub use prices::HeldTable;
 pub use prices::PACKED_BYTES_MAX;

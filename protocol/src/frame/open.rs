@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! call 16 | vendor key 16 | endpoint u16 | body kind u8 (0 none, 1 length, 2 chunked, 3 upgrade)
-//! | body bytes u64 | terms: presence u8, and if 1 attempt u8, price version u32, price hash 32, ceiling u64
+//! | body bytes u64 | ticket: length u16, 0 is none, and bytes
 //! | parameter: length u16, UTF-8 (empty: none) | query: presence u8, length u16, UTF-8 | headers
 //! ```
 //!
@@ -14,10 +14,9 @@ use bytes::Bytes;
 use bytes::BytesMut;
 use http::HeaderMap;
 
-use crate::hex::Hex;
 use crate::id::CallId;
 use crate::id::VendorKeyId;
-use crate::money::NanoUsd;
+use crate::ticket::TICKET_BYTES_MAX;
 
 use super::wire::PayloadError;
 use super::wire::Reader;
@@ -38,19 +37,6 @@ pub enum BodyLength {
     Upgrade,
 }
 
-/// By which prices a call is sold, and how far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
-    /// Which attempt at the call this is, from 1.
-    pub attempt: u8,
-    /// The version of the price table.
-    pub price_version: u32,
-    /// Its hash.
-    pub price_hash: Hex<32>,
-    /// The most that the call may cost, at list prices.
-    pub ceiling: NanoUsd,
-}
-
 /// The payload of OPEN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenHead {
@@ -66,8 +52,8 @@ pub struct OpenHead {
     pub query: Option<String>,
     /// How the body is framed.
     pub body: BodyLength,
-    /// What it is sold by; none when it is free.
-    pub terms: Option<Terms>,
+    /// The order, a [`crate::ticket::SignedTicket`] that is yet to be read; none when the call is free.
+    pub ticket: Option<Bytes>,
     /// The headers that may travel.
     pub headers: HeaderMap,
 }
@@ -76,8 +62,8 @@ impl OpenHead {
     /// The payload.
     ///
     /// # Errors
-    /// When there are more headers, or longer ones, than the layout can count, or a ceiling
-    /// below 0.
+    /// When there are more headers, or longer ones, than the layout can count, or a ticket
+    /// that is too long.
     pub fn encode(&self) -> Result<Bytes, PayloadError> {
         let mut out = BytesMut::with_capacity(512);
         out.put_slice(&self.call.0);
@@ -91,10 +77,11 @@ impl OpenHead {
         };
         out.put_u8(kind);
         out.put_u64(length);
-        out.put_u8(u8::from(self.terms.is_some()));
-        if let Some(terms) = &self.terms {
-            terms.put(&mut out)?;
-        }
+        let ticket = self.ticket.as_deref().unwrap_or_default();
+        let is_within = ticket.len() <= TICKET_BYTES_MAX;
+        let length = u16::try_from(ticket.len()).ok().filter(|_| is_within).ok_or(PayloadError::Field("ticket"))?;
+        out.put_u16(length);
+        out.put_slice(ticket);
         put_text(&mut out, self.parameter.as_deref().unwrap_or(""));
         out.put_u8(u8::from(self.query.is_some()));
         put_text(&mut out, self.query.as_deref().unwrap_or(""));
@@ -118,11 +105,11 @@ impl OpenHead {
             (3, 0) => BodyLength::Upgrade,
             _ => return Err(PayloadError::Field("body")),
         };
-        let terms = match reader.u8()? {
-            0 => None,
-            1 => Some(Terms::read(&mut reader)?),
-            _ => return Err(PayloadError::Field("terms")),
-        };
+        let length = usize::from(reader.u16()?);
+        if length > TICKET_BYTES_MAX {
+            return Err(PayloadError::Field("ticket"));
+        }
+        let ticket = Some(reader.bytes(length)?).filter(|ticket| !ticket.is_empty());
         let parameter = reader.text("parameter")?;
         let has_query = reader.u8()?;
         let query = reader.text("query")?;
@@ -134,22 +121,6 @@ impl OpenHead {
         let headers = reader.headers()?;
         reader.end()?;
         let parameter = Some(parameter).filter(|parameter| !parameter.is_empty());
-        Ok(Self { call, vendor_key, endpoint, parameter, query, body, terms, headers })
-    }
-}
-
-impl Terms {
-    fn put(&self, out: &mut BytesMut) -> Result<(), PayloadError> {
-        out.put_u8(self.attempt);
-        out.put_u32(self.price_version);
-        out.put_slice(&self.price_hash.0);
-        out.put_u64(u64::try_from(self.ceiling.0).map_err(|_| PayloadError::Field("ceiling"))?);
-        Ok(())
-    }
-
-    fn read(reader: &mut Reader) -> Result<Self, PayloadError> {
-        let (attempt, price_version, price_hash) = (reader.u8()?, reader.u32()?, Hex(reader.array()?));
-        let ceiling = i64::try_from(reader.u64()?).map_err(|_| PayloadError::Field("ceiling"))?;
-        Ok(Self { attempt, price_version, price_hash, ceiling: NanoUsd(ceiling) })
+        Ok(Self { call, vendor_key, endpoint, parameter, query, body, ticket, headers })
     }
 }

@@ -21,11 +21,11 @@ use crate::metering::Outcome;
 use crate::metering::Rule;
 use crate::money::NanoUsd;
 use crate::price::ServiceTier;
+use crate::ticket::Ticket;
 use crate::usage::Doubts;
 use crate::usage::Meter;
 use crate::usage::Meters;
 
-use super::Terms;
 use super::wire::PayloadError;
 use super::wire::Reader;
 use super::wire::put_text;
@@ -41,7 +41,7 @@ const MODEL_BYTES_MAX: usize = 128;
 pub struct Receipt {
     /// The call.
     pub call: CallId,
-    /// The attempt at it, as OPEN numbers it.
+    /// The attempt at it, as its ticket numbers it.
     pub attempt: u8,
     /// The version of the price table that it was metered with.
     pub price_version: u32,
@@ -70,14 +70,14 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// The receipt of this call, metered so.
-    pub fn new(call: CallId, terms: &Terms, figure: Figure) -> Self {
+    /// The receipt of the attempt that this ticket ordered, metered so.
+    pub fn new(ticket: &Ticket, figure: Figure) -> Self {
         let Figure { outcome, rule, doubts, list, response_bytes, elapsed_ms, tier, meters, heard, .. } = figure;
         let (model, heard_model) = (figure.model, figure.heard_model);
         Self {
-            call,
-            attempt: terms.attempt,
-            price_version: terms.price_version,
+            call: ticket.call,
+            attempt: ticket.attempt,
+            price_version: ticket.price_version,
             outcome,
             rule,
             doubts,

@@ -29,6 +29,9 @@ use crate::money::NanoUsd;
 use crate::price::ServiceTier;
 use crate::provider::Provider;
 use crate::statement::Cosign;
+use crate::ticket::TICKET_BYTES_MAX;
+use crate::ticket::samples::signed;
+use crate::ticket::samples::ticket;
 use crate::usage::Doubt;
 use crate::usage::Doubts;
 use crate::usage::Meter;
@@ -152,15 +155,17 @@ fn a_receipt_says_each_thing_once_and_nothing_that_nobody_knows() {
 }
 
 #[test]
-fn terms_below_nothing_are_none() {
-    let mut payload = open_sample().encode().unwrap().to_vec();
-    let ceiling = 16 + 16 + 2 + 1 + 8 + 1 + 1 + 4 + 32;
-    payload[ceiling] = 0x80;
-    assert_eq!(OpenHead::decode(payload.into()), Err(PayloadError::Field("ceiling")));
+fn a_ticket_in_an_open_has_a_bound_and_is_not_read_there() {
+    let longest = OpenHead { ticket: Some(vec![7; TICKET_BYTES_MAX].into()), ..open_sample() };
+    assert_eq!(OpenHead::decode(longest.encode().unwrap()), Ok(longest));
+    let too_long = OpenHead { ticket: Some(vec![7; TICKET_BYTES_MAX + 1].into()), ..open_sample() };
+    assert_eq!(too_long.encode(), Err(PayloadError::Field("ticket")));
 
     let mut payload = open_sample().encode().unwrap().to_vec();
-    payload[16 + 16 + 2 + 1 + 8] = 2;
-    assert_eq!(OpenHead::decode(payload.into()), Err(PayloadError::Field("terms")));
+    payload[16 + 16 + 2 + 1 + 8] = 0xff;
+    assert_eq!(OpenHead::decode(payload.into()), Err(PayloadError::Field("ticket")));
+    let free = OpenHead { ticket: None, ..open_sample() };
+    assert_eq!(OpenHead::decode(free.encode().unwrap()), Ok(free));
 }
 
 #[test]
@@ -329,7 +334,7 @@ fn open_sample() -> OpenHead {
         parameter: Some("gpt".into()),
         query: Some("api-version=1".into()),
         body: BodyLength::Known(300),
-        terms: Some(Terms { attempt: 2, price_version: 7, price_hash: Hex([0x33; 32]), ceiling: NanoUsd(5_000_000) }),
+        ticket: Some(Bytes::copy_from_slice(signed(ticket()).bytes())),
         headers,
     }
 }
@@ -354,7 +359,7 @@ fn upgrade_samples() -> [(FrameKind, StreamId, Bytes); 2] {
     let open = OpenHead {
         parameter: None,
         query: None,
-        terms: None,
+        ticket: None,
         body: BodyLength::Upgrade,
         headers: asked,
         ..open_sample()

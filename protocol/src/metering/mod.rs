@@ -25,5 +25,9 @@ pub use figure::Rule;
 pub use meter::CallMeter;
 pub use on_wire::WireMeter;
 
+/// The version of these rules: tickets name the one that both sides meter by. It grows when the
+/// same bytes would give another figure.
+pub const METER_RULES: u16 = 1;
+
 #[cfg(test)]
 mod tests;

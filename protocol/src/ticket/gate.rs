@@ -1,9 +1,10 @@
 //! The agent's check of a ticket, before the vendor hears anything.
 //!
 //! Invariant: an attempt is let in once, for ever, in bounded memory; whatever is refused costs
-//! the attempt nothing, so that the hub may order it elsewhere.
+//! the attempt nothing, so that the hub may order it elsewhere. What takes time needs no lock.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::SignedTicket;
 use super::Ticket;
@@ -36,15 +37,13 @@ pub struct Gate {
     /// Who it is.
     pub agent: AgentId,
     /// Its fleet's keys.
-    pub keys: KeyList,
+    pub keys: Arc<KeyList>,
     /// The number of the oldest key that may still sign: that of the ledger's newest HUBKEY.
     pub oldest_key: u32,
     /// The newest version of the meter rules that it knows; all before are known too.
     pub meter_rules: u16,
     /// The least that its owner takes of the list price.
     pub tier_floor: Ppm,
-    /// What was let in.
-    pub seen: Seen,
 }
 
 /// Attempts that were let in. Beyond a bound the oldest call is forgotten, and from then on every
@@ -97,12 +96,12 @@ impl From<CborError> for Refusal {
 }
 
 impl Gate {
-    /// Lets the ticket in, and remembers that.
+    /// Whether the ticket may be served, if its attempt was not seen: [`Seen::admit`] says.
     ///
     /// # Errors
     /// Why it is not served.
-    pub fn admit(
-        &mut self,
+    pub fn examine(
+        &self,
         ticket: &[u8],
         order: Order,
         holds_prices: impl FnOnce(u32, &Hash) -> bool,
@@ -125,9 +124,6 @@ impl Gate {
         }
         if ticket.tier < self.tier_floor {
             return Err(Refusal::Tier { found: ticket.tier, floor: self.tier_floor });
-        }
-        if !self.seen.insert(ticket.call, ticket.attempt) {
-            return Err(Refusal::Seen);
         }
         Ok(signed)
     }
@@ -158,6 +154,14 @@ impl Seen {
     /// Remembers so many attempts one by one.
     pub const fn of_at_most(attempts_max: usize) -> Self {
         Self { attempts: BTreeSet::new(), forgotten: None, attempts_max }
+    }
+
+    /// Lets in a ticket that was examined, and remembers that.
+    ///
+    /// # Errors
+    /// [`Refusal::Seen`].
+    pub fn admit(&mut self, ticket: &Ticket) -> Result<(), Refusal> {
+        if self.insert(ticket.call, ticket.attempt) { Ok(()) } else { Err(Refusal::Seen) }
     }
 
     /// Adds an attempt; whether it was new.

@@ -4,6 +4,7 @@
 
 mod aborts;
 mod insults;
+mod orders;
 mod owner;
 mod realtime;
 mod receipts;

@@ -8,9 +8,6 @@ use std::io::Write as _;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::HeaderMap;
-use http::HeaderValue;
-use http::header;
 use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::demand::Demand;
 use keyhaven_protocol::frame::Abort;
@@ -18,9 +15,6 @@ use keyhaven_protocol::frame::AbortReason;
 use keyhaven_protocol::frame::BodyLength;
 use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::frame::ResponseHead;
-use keyhaven_protocol::frame::Terms;
-use keyhaven_protocol::hex::Hex;
-use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::link::Incoming;
 use keyhaven_protocol::metering::Asked;
 use keyhaven_protocol::metering::CallMeter;
@@ -41,9 +35,7 @@ use super::scene::LONG;
 use super::scene::QUESTION;
 use super::scene::Scene;
 use super::scene::price_table;
-use super::scene::refused;
-use super::scene::seen;
-use super::scene::terms;
+use super::scene::ticket;
 use crate::provider::fake_vendor::Guest;
 
 const CHUNK: &str =
@@ -201,18 +193,6 @@ async fn a_request_that_never_was_complete_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_sold_by_unknown_prices_is_refused_before_the_vendor_hears_of_it() {
-    let scene = Scene::new().await;
-    for unknown in [Terms { price_version: 8, ..terms() }, Terms { price_hash: Hex([9; 32]), ..terms() }] {
-        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
-        let call = scene.open_by(Endpoint::OpenAiChat, None, headers, BodyLength::Chunked, Some(unknown));
-
-        assert_eq!(seen(&call).await, refused(AbortReason::PricesUnknown));
-    }
-    assert!(scene.receipts.lock().await.try_recv().is_err(), "nothing is owed");
-}
-
-#[tokio::test]
 async fn a_session_is_summed_and_has_one_receipt() {
     let scene = Scene::new().await;
     let (call, mut guest) = agreed_call(&scene).await;
@@ -280,9 +260,9 @@ fn receipt_of(meter: CallMeter, ending: Ending) -> Receipt {
         provider: Provider::OpenAi,
         model: "gpt-5",
         demand: Some(&demand),
-        ceiling: terms().ceiling,
+        ceiling: ticket(Endpoint::OpenAiChat).ceiling,
     };
-    Receipt::new(CallId([7; 16]), &terms(), meter.finish(&asked, ending))
+    Receipt::new(&ticket(Endpoint::OpenAiChat), meter.finish(&asked, ending))
 }
 
 fn question() -> Demand {

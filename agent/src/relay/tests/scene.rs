@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,19 +26,26 @@ use keyhaven_protocol::frame::Drain;
 use keyhaven_protocol::frame::Frame;
 use keyhaven_protocol::frame::FrameKind;
 use keyhaven_protocol::frame::HeldTable;
+use keyhaven_protocol::frame::Keys;
 use keyhaven_protocol::frame::OpenHead;
 use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::frame::ResponseHead;
-use keyhaven_protocol::frame::Terms;
+use keyhaven_protocol::id::AccountId;
+use keyhaven_protocol::id::AgentId;
+use keyhaven_protocol::id::BootId;
 use keyhaven_protocol::id::CallId;
 use keyhaven_protocol::id::FleetId;
+use keyhaven_protocol::id::HubNodeId;
 use keyhaven_protocol::id::VendorKeyId;
+use keyhaven_protocol::key_list::KeyEntry;
 use keyhaven_protocol::link::Incoming;
 use keyhaven_protocol::link::Limits;
 use keyhaven_protocol::link::LinkFault;
 use keyhaven_protocol::link::Side;
+use keyhaven_protocol::metering::METER_RULES;
 use keyhaven_protocol::money::NanoUsd;
 use keyhaven_protocol::money::PicoUsd;
+use keyhaven_protocol::money::Ppm;
 use keyhaven_protocol::price::PriceTable;
 use keyhaven_protocol::price::Rate;
 use keyhaven_protocol::price::ServiceTier;
@@ -45,6 +54,11 @@ use keyhaven_protocol::price::Surcharges;
 use keyhaven_protocol::price::pack;
 use keyhaven_protocol::provider::Provider;
 use keyhaven_protocol::provider::endpoint::Endpoint;
+use keyhaven_protocol::sealed::ArchiveKey;
+use keyhaven_protocol::sealed::Charge;
+use keyhaven_protocol::sealed::SealedFor;
+use keyhaven_protocol::ticket::Seen as SeenAttempts;
+use keyhaven_protocol::ticket::Ticket;
 use keyhaven_protocol::usage::Meter;
 use keyhaven_protocol::websocket::Role;
 use secrecy::SecretString;
@@ -52,10 +66,12 @@ use tokio::io::BufReader;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use crate::config::Calls;
 use crate::hub_keys::HubKeys;
 use crate::offers::Offers;
+use crate::orders::Orders;
 use crate::prices::Parcel;
 use crate::prices::PriceStore;
 use crate::provider::VendorClient;
@@ -72,6 +88,9 @@ use crate::vault::unlock::Unlock;
 /// Longer than anything here takes.
 pub(super) const LONG: Duration = Duration::from_secs(20);
 
+const FLEET: FleetId = FleetId([1; 16]);
+pub(super) const AGENT: AgentId = AgentId([5; 16]);
+
 /// A body that every check finds allowed.
 pub(super) const QUESTION: &str = r#"{"model":"gpt-5","messages":[]}"#;
 
@@ -87,7 +106,8 @@ pub(super) struct Scene {
     /// What the agent says it metered.
     pub(super) receipts: tokio::sync::Mutex<mpsc::Receiver<Receipt>>,
     relay: Arc<Relay>,
-    key: VendorKeyId,
+    pub(super) key: VendorKeyId,
+    calls: AtomicU8,
     vault: SharedVault,
     _dir: tempfile::TempDir,
 }
@@ -117,7 +137,7 @@ impl Scene {
         Self::with(calls).await
     }
 
-    async fn with(calls: Calls) -> Self {
+    pub(super) async fn with(calls: Calls) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut vault = Vault::create(dir.path(), &Unlock::KeyFile).unwrap();
         let new = NewKey {
@@ -131,12 +151,16 @@ impl Scene {
         let vault = SharedVault::new(vault);
         let vendor = FakeVendor::listen().await;
         let (offers, stopping, tasks) = (Offers::new(&vault), CancellationToken::new(), Tasks::new());
-        let prices = prices(dir.path());
-        let relay = Relay::new(vault.clone(), &vendor.egress(), calls, offers.clone(), prices, stopping.clone());
+        let hub_keys = hub_keys(dir.path());
+        let prices = prices(dir.path(), hub_keys.clone());
+        let tier_floor = Ppm(calls.tier_min_ppm);
+        let orders = Orders::new(AGENT, hub_keys, prices.clone(), tier_floor, SeenAttempts::default());
+        let relay =
+            Relay::new(vault.clone(), &vendor.egress(), calls, offers.clone(), orders, prices, stopping.clone());
         let (sender, receipts) = mpsc::channel(64);
         let hub = link_up(relay.clone(), &tasks, sender);
         let receipts = receipts.into();
-        Self { vendor, hub, offers, stopping, tasks, receipts, relay, key, vault, _dir: dir }
+        Self { vendor, hub, offers, stopping, tasks, receipts, relay, key, calls: AtomicU8::new(7), vault, _dir: dir }
     }
 
     /// Follows the vault and asks the vendor, as a running agent does.
@@ -159,34 +183,44 @@ impl Scene {
         headers: HeaderMap,
         body: BodyLength,
     ) -> LinkStream {
-        self.open_by(endpoint, query, headers, body, Some(terms()))
+        let ticket = self.ticket(endpoint);
+        let signed = Bytes::copy_from_slice(ticket.clone().sign(&hub_key()).bytes());
+        self.open_by(&ticket, query, headers, body, Some(signed))
     }
 
+    /// An order that this agent takes, for a call of its own.
+    pub(super) fn ticket(&self, endpoint: Endpoint) -> Ticket {
+        let call = CallId([self.calls.fetch_add(1, Ordering::Relaxed); 16]);
+        Ticket { call, endpoint: endpoint.number(), vendor_key: self.key, ..ticket(endpoint) }
+    }
+
+    /// The call of an order that came with these bytes in the place of its ticket.
     pub(super) fn open_by(
         &self,
-        endpoint: Endpoint,
+        order: &Ticket,
         query: Option<&str>,
         headers: HeaderMap,
         body: BodyLength,
-        terms: Option<Terms>,
+        ticket: Option<Bytes>,
     ) -> LinkStream {
         let open = OpenHead {
-            call: CallId([7; 16]),
-            vendor_key: self.key,
-            endpoint: endpoint.number(),
+            call: order.call,
+            vendor_key: order.vendor_key,
+            endpoint: order.endpoint,
             parameter: None,
             query: query.map(str::to_owned),
             body,
-            terms,
+            ticket,
             headers,
         };
         self.hub.open(&open).unwrap()
     }
 
-    /// The next receipt.
+    /// The next receipt, as if it were of the first call.
     pub(super) async fn receipt(&self) -> Receipt {
         let mut receipts = self.receipts.lock().await;
-        timeout(LONG, receipts.recv()).await.expect("there was no receipt").unwrap()
+        let receipt = timeout(LONG, receipts.recv()).await.expect("there was no receipt").unwrap();
+        Receipt { call: CallId([7; 16]), ..receipt }
     }
 
     /// A call with its whole request.
@@ -311,13 +345,48 @@ pub(super) fn price_table() -> PriceTable {
     PriceTable { version: 7, valid_from_unix_ms: 0, source: "test".to_owned(), models }
 }
 
-pub(super) fn terms() -> Terms {
-    Terms { attempt: 2, price_version: 7, price_hash: price_table().hash(), ceiling: NanoUsd(1_000_000_000) }
+/// A ticket of the first call, for which there is no key yet.
+pub(super) fn ticket(endpoint: Endpoint) -> Ticket {
+    let model = if endpoint == Endpoint::OpenAiRealtime { "gpt-realtime" } else { "gpt-5" };
+    let at = SealedFor { fleet: FLEET, call: CallId([7; 16]), attempt: 2 };
+    let payer = Charge { account: AccountId([1; 16]), amount: NanoUsd(1) };
+    Ticket {
+        fleet: FLEET,
+        hub_node: HubNodeId([2; 16]),
+        boot: BootId([3; 16]),
+        signing_key: 0,
+        call: at.call,
+        attempt: at.attempt,
+        agent: AGENT,
+        vendor_key: VendorKeyId([0; 16]),
+        endpoint: endpoint.number(),
+        model: model.to_owned(),
+        price_version: 7,
+        price_hash: price_table().hash(),
+        meter_rules: METER_RULES,
+        zone: Ppm(1_150_000),
+        tier: Ppm(800_000),
+        ceiling: NanoUsd(1_000_000_000),
+        deadline_ms: 3_600_000,
+        payer: ArchiveKey::new(1, Zeroizing::new([4; 32])).seal_charge(&payer, at, [5; 24]),
+    }
 }
 
-fn prices(dir: &std::path::Path) -> PriceStore {
-    let (key, table) = (SigningKey::from_bytes(&[1; 32]), price_table());
-    let hub_keys = HubKeys::open(&dir.join("hub-keys"), FleetId([1; 16]), &key.verifying_key().to_bytes()).unwrap();
+pub(super) fn hub_key() -> SigningKey {
+    SigningKey::from_bytes(&[1; 32])
+}
+
+fn hub_keys(dir: &std::path::Path) -> HubKeys {
+    let (key, root) = (hub_key(), SigningKey::from_bytes(&[2; 32]));
+    let entry = KeyEntry::first(FLEET, &root.verifying_key(), &key.verifying_key());
+    let entry = entry.encode(&entry.sign(&root), &entry.sign(&key), None);
+    let keys = HubKeys::open(&dir.join("hub-keys"), FLEET, &key.verifying_key().to_bytes()).unwrap();
+    assert!(keys.take(&Keys { first: 0, entries: vec![entry] }).unwrap());
+    keys
+}
+
+fn prices(dir: &std::path::Path, hub_keys: HubKeys) -> PriceStore {
+    let (key, table) = (hub_key(), price_table());
     let store = PriceStore::open(&dir.join("prices"), hub_keys).unwrap();
     let parcel = Parcel {
         table: HeldTable { version: table.version, hash: table.hash() },

@@ -17,7 +17,7 @@ use crate::user_gateway::Outcome;
 
 const BODY: &str = r#"{"model":"gpt-9","messages":[]}"#;
 
-const NEGATIVES: [AbortReason; 8] = [
+const NEGATIVES: [AbortReason; 12] = [
     AbortReason::OwnerRefused,
     AbortReason::OwnerRateLimited,
     AbortReason::VendorUnreachable,
@@ -25,17 +25,22 @@ const NEGATIVES: [AbortReason; 8] = [
     AbortReason::OfferUnknown,
     AbortReason::NotAllowed,
     AbortReason::PricesUnknown,
+    AbortReason::TicketInvalid,
+    AbortReason::TicketMissing,
+    AbortReason::RulesUnknown,
+    AbortReason::TierTooLow,
     AbortReason::Stopping,
 ];
 
 /// What says nothing about what the vendor did with the call.
-const UNCERTAIN: [AbortReason; 9] = [
+const UNCERTAIN: [AbortReason; 10] = [
     AbortReason::Unspecified,
     AbortReason::ConsumerGone,
     AbortReason::RequestBroken,
     AbortReason::Finished,
     AbortReason::Protocol,
     AbortReason::Deadline,
+    AbortReason::TicketSeen,
     AbortReason::VendorTimeout,
     AbortReason::VendorBroke,
     AbortReason::VendorGarbage,

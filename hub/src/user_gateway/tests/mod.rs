@@ -9,6 +9,8 @@ mod realtime;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
+mod tickets;
+#[cfg(test)]
 mod uploads;
 #[cfg(test)]
 mod waiting;

@@ -75,6 +75,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Scene {
     pub(super) gateway: Arc<UserGateway>,
+    pub(super) keys: Arc<HubKeys>,
     pub(super) roster: Roster,
     pub(super) tasks: Tasks,
     pub(super) consumer: SocketAddr,
@@ -105,7 +106,7 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
         HubKeys::init(dir.path(), OfflineFiles::default()).unwrap();
-        let keys = HubKeys::load(dir.path(), None).unwrap();
+        let keys = Arc::new(HubKeys::load(dir.path(), None).unwrap());
         let store = Store::open(dir.path()).await.unwrap();
         let key = NewApiKey::generate().unwrap();
         let row = ApiKey {
@@ -126,11 +127,12 @@ impl Scene {
         let books = Books::start(store, Others::None, &tasks).await.unwrap();
         let (summaries, calls) = broadcast::channel(64);
         let roster = Roster::new();
-        let gateway = UserGateway::new(config, directory, roster.clone(), prices, books, summaries, tasks.clone());
+        let gateway =
+            UserGateway::new(config, directory, roster.clone(), prices, books, keys.clone(), summaries, tasks.clone());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let consumer = listener.local_addr().unwrap();
         gateway.serve(listener, None);
-        Self { gateway, roster, tasks, consumer, key: key.reveal().to_owned(), calls, _dir: dir }
+        Self { gateway, keys, roster, tasks, consumer, key: key.reveal().to_owned(), calls, _dir: dir }
     }
 
     /// An agent that offers OpenAI with these models.

@@ -20,6 +20,7 @@ use keyhaven_protocol::metering::Outcome;
 use keyhaven_protocol::metering::Rule;
 use keyhaven_protocol::money::NanoUsd;
 use keyhaven_protocol::price::ServiceTier;
+use keyhaven_protocol::ticket::SignedTicket;
 use keyhaven_protocol::usage::Doubts;
 use keyhaven_protocol::usage::Meter;
 use keyhaven_protocol::usage::Meters;
@@ -206,14 +207,15 @@ async fn lie(mut link: RawLink) -> Result<()> {
 
 /// What an honest agent would say.
 fn truth(head: &OpenHead) -> Result<Receipt> {
-    let terms = head.terms.context("the call is free")?;
+    let order = SignedTicket::read(head.ticket.as_deref().context("the call is free")?)?;
+    let ticket = order.ticket();
     let mut meters = Meters::default();
     meters.set(Meter::Input, 100);
     meters.set(Meter::Output, 10);
     Ok(Receipt {
         call: head.call,
-        attempt: terms.attempt,
-        price_version: terms.price_version,
+        attempt: ticket.attempt,
+        price_version: ticket.price_version,
         outcome: Outcome::Complete,
         rule: Rule::Stated,
         doubts: Doubts::from_bits(0),

@@ -28,10 +28,13 @@ use super::scene::refused;
 use super::scene::seen;
 use crate::config::Calls;
 
+/// One thing of an order made another.
+type Change = fn(&mut Ticket);
+
 #[tokio::test]
 async fn an_order_that_is_not_this_agents_is_refused_before_the_vendor_hears_of_it() {
     let scene = Scene::with(Calls { tier_min_ppm: 800_000, ..Calls::default() }).await;
-    let changes: [(AbortReason, fn(&mut Ticket)); 11] = [
+    let changes: [(AbortReason, Change); 11] = [
         (AbortReason::TicketInvalid, |ticket| ticket.fleet = FleetId([9; 16])),
         (AbortReason::TicketInvalid, |ticket| ticket.signing_key = 1),
         (AbortReason::TicketInvalid, |ticket| ticket.agent = AgentId([9; 16])),

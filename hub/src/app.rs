@@ -48,6 +48,7 @@ use crate::status::About;
 use crate::store::Engine;
 use crate::user_gateway::CallSummary;
 use crate::user_gateway::ConsumerTls;
+use crate::user_gateway::Till;
 use crate::user_gateway::UserGateway;
 
 /// Connections that wait in the kernel for their turn, as far as the kernel allows: all agents
@@ -146,16 +147,8 @@ impl Hub {
             tasks.clone(),
         );
         let agents = agents.map_err(|error| Failure::new(ErrorCode::ConfigInvalid, error.to_string()))?;
-        let users = UserGateway::new(
-            config.clone(),
-            directory,
-            roster.clone(),
-            prices.clone(),
-            books.clone(),
-            registry.keys.clone(),
-            calls.clone(),
-            tasks.clone(),
-        );
+        let till = Till { prices: prices.clone(), books: books.clone(), keys: registry.keys.clone() };
+        let users = UserGateway::new(config.clone(), directory, roster.clone(), till, calls.clone(), tasks.clone());
         let earlier = Listening::read(&dir).ok().flatten();
         listening.write(&dir).map_err(|error| {
             Failure::new(ErrorCode::DataDirUnusable, error.to_string()).at(file_path(&dir).display().to_string())

@@ -108,6 +108,16 @@ pub struct CallSummary {
     pub total_micros: u64,
 }
 
+/// What calls are sold by.
+pub struct Till {
+    /// The prices in force.
+    pub prices: Prices,
+    /// Where money is set aside and settled.
+    pub books: Books,
+    /// What signs orders, and seals who pays.
+    pub keys: Arc<HubKeys>,
+}
+
 /// Everything a call needs.
 pub struct UserGateway {
     config: Config,
@@ -134,12 +144,11 @@ impl UserGateway {
         config: Config,
         directory: Directory,
         roster: Roster,
-        prices: Prices,
-        books: Books,
-        keys: Arc<HubKeys>,
+        till: Till,
         calls: broadcast::Sender<CallSummary>,
         tasks: Tasks,
     ) -> Arc<Self> {
+        let Till { prices, books, keys } = till;
         let consumer_api = ConsumerApi::new(directory.clone(), books.clone(), prices.clone());
         let held = HeldBytes::new(config.consumer.held_body_bytes_max);
         let places = Arc::new(Semaphore::new(config.consumer.connections_max as usize));

@@ -68,6 +68,7 @@ use crate::store::accounts::DEFAULT_ACCOUNT;
 use crate::store::accounts::Deposit;
 use crate::store::api_keys::ApiKey;
 use crate::user_gateway::CallSummary;
+use crate::user_gateway::Till;
 use crate::user_gateway::UserGateway;
 
 /// Nothing in these tests takes this long unless it is broken.
@@ -127,8 +128,7 @@ impl Scene {
         let books = Books::start(store, Others::None, &tasks).await.unwrap();
         let (summaries, calls) = broadcast::channel(64);
         let roster = Roster::new();
-        let gateway =
-            UserGateway::new(config, directory, roster.clone(), prices, books, keys.clone(), summaries, tasks.clone());
+        let gateway = UserGateway::new(config, directory, roster.clone(), till, summaries, tasks.clone());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let consumer = listener.local_addr().unwrap();
         gateway.serve(listener, None);

@@ -128,6 +128,7 @@ impl Scene {
         let books = Books::start(store, Others::None, &tasks).await.unwrap();
         let (summaries, calls) = broadcast::channel(64);
         let roster = Roster::new();
+        let till = Till { prices, books, keys: keys.clone() };
         let gateway = UserGateway::new(config, directory, roster.clone(), till, summaries, tasks.clone());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let consumer = listener.local_addr().unwrap();

@@ -15,6 +15,7 @@ mod audit;
 mod fork;
 mod group;
 
+pub use audit::Attempt;
 pub use audit::Audit;
 pub use audit::AuditError;
 pub use fork::Branch;

@@ -321,6 +321,12 @@ error_codes! {
     SigningKeys = 5015, Integrity, false,
         "the hub's signing keys do not belong together",
         "restore signing.key and signing-keys.json from the same backup; the root key is the one that `init` made";
+    DisputeUnknown = 5017, Usage, false,
+        "nothing is disputed about this call, or not any more",
+        "`keyhaven-hub dispute list` shows what is";
+    PayoutRefused = 5018, Policy, false,
+        "owners cannot be paid this way",
+        "see what the message says; `keyhaven-hub owner statement` shows what is owed and since when";
     DatabaseUnreachable = 5030, Network, true,
         "the database server cannot be reached, or does not let the hub in",
         "check `database.url`, that the server runs, and that the user may use that database from here";

@@ -73,6 +73,7 @@ pub struct Charge {
 pub struct Sealed(Vec<u8>);
 
 /// A key that seals and opens; its bytes are wiped when it is dropped.
+#[derive(Clone)]
 pub struct ArchiveKey {
     id: u32,
     key: Zeroizing<[u8; 32]>,

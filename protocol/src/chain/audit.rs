@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 
 use super::ChainId;
-use crate::hex::Hex;
 use crate::id::CallId;
 use crate::key_list::KeyList;
 use crate::key_list::KeyListError;
@@ -32,15 +31,20 @@ pub struct Audit {
     attempts: HashMap<(CallId, u8), Attempt>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Attempt {
-    ticket: Hash,
-    ceiling: NanoUsd,
-    parts: u32,
+/// What the leaves of a chain said of one attempt. A plain value: whoever keeps a chain's attempts
+/// elsewhere than in [`Audit`] asks it the same questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    /// The hash of the ticket that it was opened with.
+    pub ticket: Hash,
+    /// The most that it may cost, at list prices.
+    pub ceiling: NanoUsd,
+    /// How many parts there are.
+    pub parts: u32,
     /// What the newest part said.
-    so_far: NanoUsd,
-    /// The leaf that says what it cost, and that.
-    closed: Option<(Hash, NanoUsd)>,
+    pub so_far: NanoUsd,
+    /// The leaf that says what it cost, and that; none before CLOSE.
+    pub closed: Option<(Hash, NanoUsd)>,
 }
 
 /// Why a leaf may not say what it says.
@@ -158,46 +162,21 @@ impl Audit {
         if self.attempts.contains_key(&attempt) {
             return Err(AuditError::OpenedTwice);
         }
-        let (hash, ceiling) = (signed.hash(), ticket.ceiling);
-        let opened = Attempt { ticket: hash, ceiling, parts: 0, so_far: NanoUsd::ZERO, closed: None };
+        let opened = Attempt::opened(signed.hash(), ticket.ceiling);
         self.attempts.insert(attempt, opened);
         Ok(())
     }
 
     fn close(&mut self, close: &Close, leaf: Hash) -> Result<(), AuditError> {
-        let attempt = self.opened(close.call, close.attempt, &close.ticket)?;
-        let list = close.metered.as_ref().map_or(attempt.so_far, |metered| metered.list);
-        attempt.check_ceiling(list)?;
-        attempt.closed = Some((leaf, list));
-        Ok(())
+        self.opened(close.call, close.attempt)?.close(close, leaf)
     }
 
     fn part(&mut self, part: &Part) -> Result<(), AuditError> {
-        let attempt = self.opened(part.call, part.attempt, &part.ticket)?;
-        let expected = attempt.parts.saturating_add(1);
-        if part.part != expected {
-            return Err(AuditError::Part { expected, found: part.part });
-        }
-        attempt.check_ceiling(part.metered.list)?;
-        if part.metered.list < attempt.so_far {
-            return Err(AuditError::PartFell);
-        }
-        attempt.parts = expected;
-        attempt.so_far = part.metered.list;
-        Ok(())
+        self.opened(part.call, part.attempt)?.part(part)
     }
 
     fn adjust(&mut self, adjust: &Adjust, leaf: Hash) -> Result<(), AuditError> {
-        let attempt = self.attempts.get_mut(&(adjust.call, adjust.attempt)).ok_or(AuditError::NotOpened)?;
-        let (stands, list) = attempt.closed.ok_or(AuditError::NotClosed)?;
-        if adjust.corrects != stands {
-            return Err(AuditError::OtherLeaf);
-        }
-        if adjust.list >= list {
-            return Err(AuditError::NotLower);
-        }
-        attempt.closed = Some((leaf, adjust.list));
-        Ok(())
+        self.opened(adjust.call, adjust.attempt)?.adjust(adjust, leaf)
     }
 
     /// Records that a key of the list is in force. The list may know it already.
@@ -212,16 +191,72 @@ impl Audit {
         Ok(())
     }
 
-    fn opened(&mut self, call: CallId, attempt: u8, ticket: &Hex<32>) -> Result<&mut Attempt, AuditError> {
-        let attempt = self.attempts.get_mut(&(call, attempt)).ok_or(AuditError::NotOpened)?;
-        if attempt.closed.is_some() {
-            return Err(AuditError::ClosedTwice);
-        }
-        if attempt.ticket == *ticket { Ok(attempt) } else { Err(AuditError::OtherTicket) }
+    fn opened(&mut self, call: CallId, attempt: u8) -> Result<&mut Attempt, AuditError> {
+        self.attempts.get_mut(&(call, attempt)).ok_or(AuditError::NotOpened)
     }
 }
 
 impl Attempt {
+    /// OPEN, with a ticket of this hash and ceiling.
+    pub const fn opened(ticket: Hash, ceiling: NanoUsd) -> Self {
+        Self { ticket, ceiling, parts: 0, so_far: NanoUsd::ZERO, closed: None }
+    }
+
+    /// CLOSE, in the leaf of this hash; without a figure it costs what its parts said.
+    ///
+    /// # Errors
+    /// When it was closed, has another ticket, or is over the ceiling.
+    pub fn close(&mut self, close: &Close, leaf: Hash) -> Result<(), AuditError> {
+        self.check_open(&close.ticket)?;
+        let list = close.metered.as_ref().map_or(self.so_far, |metered| metered.list);
+        self.check_ceiling(list)?;
+        self.closed = Some((leaf, list));
+        Ok(())
+    }
+
+    /// PART.
+    ///
+    /// # Errors
+    /// When it is closed, has another ticket, or the part is not the next, says less than the one
+    /// before, or is over the ceiling.
+    pub fn part(&mut self, part: &Part) -> Result<(), AuditError> {
+        self.check_open(&part.ticket)?;
+        let expected = self.parts.saturating_add(1);
+        if part.part != expected {
+            return Err(AuditError::Part { expected, found: part.part });
+        }
+        self.check_ceiling(part.metered.list)?;
+        if part.metered.list < self.so_far {
+            return Err(AuditError::PartFell);
+        }
+        self.parts = expected;
+        self.so_far = part.metered.list;
+        Ok(())
+    }
+
+    /// ADJUST, in the leaf of this hash.
+    ///
+    /// # Errors
+    /// When it is not closed, another leaf stands, or it does not say less.
+    pub fn adjust(&mut self, adjust: &Adjust, leaf: Hash) -> Result<(), AuditError> {
+        let (stands, list) = self.closed.ok_or(AuditError::NotClosed)?;
+        if adjust.corrects != stands {
+            return Err(AuditError::OtherLeaf);
+        }
+        if adjust.list >= list {
+            return Err(AuditError::NotLower);
+        }
+        self.closed = Some((leaf, adjust.list));
+        Ok(())
+    }
+
+    fn check_open(&self, ticket: &Hash) -> Result<(), AuditError> {
+        if self.closed.is_some() {
+            return Err(AuditError::ClosedTwice);
+        }
+        if self.ticket == *ticket { Ok(()) } else { Err(AuditError::OtherTicket) }
+    }
+
     fn check_ceiling(&self, found: NanoUsd) -> Result<(), AuditError> {
         let ceiling = self.ceiling;
         if found > ceiling { Err(AuditError::OverCeiling { found, ceiling }) } else { Ok(()) }

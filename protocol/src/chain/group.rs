@@ -16,6 +16,7 @@ use super::Verifier;
 use crate::cbor::CborError;
 use crate::cbor::Reader;
 use crate::cbor::Writer;
+use crate::hex::Hex;
 use crate::leaf::Head;
 use crate::leaf::LEAF_BYTES_MAX;
 use crate::leaf::Leaf;
@@ -106,6 +107,23 @@ impl Group {
         after.group(&signature)?;
         *verifier = after;
         Ok(leaves)
+    }
+
+    /// A group as a store keeps it, in parts.
+    ///
+    /// # Errors
+    /// When they are not those of one.
+    pub fn of_parts(first: u64, leaves: Vec<Vec<u8>>, record: Vec<u8>) -> Result<Self, CborError> {
+        Domain::Group.split(&record, BODY_BYTES_MAX)?;
+        Self { first, leaves, record }.bounded()
+    }
+
+    /// The agent's signature of the head after it. That it holds is [`Self::verify`]'s to say.
+    ///
+    /// # Errors
+    /// When the record is not one; never of a group that was read.
+    pub fn signature(&self) -> Result<Hex<64>, CborError> {
+        Domain::Group.split(&self.record, BODY_BYTES_MAX).map(|(_, signature)| signature)
     }
 
     /// The number of its first leaf.

@@ -21,6 +21,8 @@ fn groups_are_taken_one_after_another() {
     assert_eq!(two.verify(&mut verifier).unwrap().len(), 2);
     assert_eq!(verifier.finish().unwrap().size, 5);
     for group in [one, two] {
+        let parts = (group.first(), group.leaves().to_vec(), group.record().to_vec());
+        assert_eq!(Group::of_parts(parts.0, parts.1, parts.2), Ok(group.clone()));
         assert_eq!(Group::decode(&group.encode()), Ok(group));
     }
 }

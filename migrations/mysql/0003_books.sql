@@ -59,7 +59,8 @@ CREATE TABLE entries (
     batch      BIGINT      NOT NULL,
     at_unix_ms BIGINT      NOT NULL,
     CONSTRAINT entries_once UNIQUE (call_id, kind, attempt),
-    CONSTRAINT entries_kind CHECK (kind IN ('charge', 'credit', 'deposit'))
+    CONSTRAINT entries_kind CHECK
+        (kind IN ('charge', 'credit', 'deposit', 'lowering', 'return', 'resolution', 'payout'))
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- The postings of an entry sum to zero.

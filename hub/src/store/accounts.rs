@@ -115,6 +115,32 @@ impl Store {
 }
 
 impl Batch {
+    /// The zone of an account; the standard one of an account that is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] or [`StoreError::Damaged`].
+    pub async fn zone_of(&mut self, account: AccountId) -> Result<Zone, StoreError> {
+        let row =
+            query("SELECT zone FROM accounts WHERE id = ?").bind(account.0).fetch_optional(&mut self.change).await?;
+        let Some(row) = row else { return Ok(Zone::Standard) };
+        let zone: String = row.try_get("zone")?;
+        zone.parse().map_err(|_| StoreError::Damaged { column: "zone" })
+    }
+
+    /// Blocks an account, unless it is blocked; whoever follows the revision is told.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] or [`StoreError::TimeOutOfRange`].
+    pub async fn block_account(&mut self, account: AccountId, now_unix_ms: u64) -> Result<(), StoreError> {
+        query("UPDATE revision SET value = value + 1 WHERE id = 1").execute(&mut self.change).await?;
+        query("UPDATE accounts SET blocked_unix_ms = ? WHERE id = ? AND blocked_unix_ms IS NULL")
+            .bind(time(now_unix_ms)?)
+            .bind(account.0)
+            .execute(&mut self.change)
+            .await?;
+        Ok(())
+    }
+
     /// The deposit of this reference, if it was booked.
     ///
     /// # Errors

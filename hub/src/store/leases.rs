@@ -157,9 +157,17 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Query`].
     pub async fn has_ended(&mut self, boot: BootId) -> Result<bool, StoreError> {
+        Ok(!self.lives(boot).await?)
+    }
+
+    /// Whether a boot is known and has not ended.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn lives(&mut self, boot: BootId) -> Result<bool, StoreError> {
         let statement = "SELECT COUNT(*) AS found FROM boots WHERE id = ? AND ended_unix_ms IS NULL";
         let row = query(statement).bind(&boot.0[..]).fetch_one(&mut self.change).await?;
-        Ok(number(&row, "found")? == 0)
+        Ok(number(&row, "found")? > 0)
     }
 
     /// What boots other than this one have leased of a purse.

@@ -57,6 +57,8 @@ pub enum Side {
     Owed,
     /// What came in from outside, below 0.
     Deposits,
+    /// What went to owners outside.
+    Payouts,
 }
 
 impl Side {
@@ -69,6 +71,7 @@ impl Side {
             Self::Suspense => "suspense",
             Self::Owed => "owed",
             Self::Deposits => "deposits",
+            Self::Payouts => "payouts",
         }
     }
 
@@ -76,7 +79,7 @@ impl Side {
         match self {
             Self::Consumer(account) => account.0,
             Self::Owner(agent) => agent.0,
-            Self::Margin | Self::Suspense | Self::Owed | Self::Deposits => [0; 16],
+            Self::Margin | Self::Suspense | Self::Owed | Self::Deposits | Self::Payouts => [0; 16],
         }
     }
 }
@@ -90,6 +93,14 @@ pub enum EntryKind {
     Credit,
     /// Money comes in.
     Deposit,
+    /// An owner takes less for an attempt.
+    Lowering,
+    /// What was in suspense goes back to the consumer.
+    Return,
+    /// What was in suspense goes where the operator decided.
+    Resolution,
+    /// An owner is paid.
+    Payout,
 }
 
 impl EntryKind {
@@ -98,6 +109,10 @@ impl EntryKind {
             Self::Charge => "charge",
             Self::Credit => "credit",
             Self::Deposit => "deposit",
+            Self::Lowering => "lowering",
+            Self::Return => "return",
+            Self::Resolution => "resolution",
+            Self::Payout => "payout",
         }
     }
 }

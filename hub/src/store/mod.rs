@@ -5,14 +5,19 @@
 
 pub mod accounts;
 pub mod agents;
+pub mod amnesia;
 pub mod api_keys;
+pub mod attempts;
 pub mod calls;
+pub mod chains;
+pub mod disputes;
 mod engine;
 pub mod idempotency;
 pub mod join_tokens;
 pub mod leases;
 pub mod ledger;
 pub mod meta;
+pub mod payouts;
 pub mod price_tables;
 pub mod reconcile;
 pub mod standing;

@@ -22,7 +22,7 @@ macro_rules! migrations {
 
 /// In their order; the first has the number 1.
 pub(super) const MIGRATIONS: &[Migration] =
-    migrations!["0001_registry", "0002_prices", "0003_books", "0004_zones_tiers", "0005_idempotency"];
+    migrations!["0001_registry", "0002_prices", "0003_books", "0004_zones_tiers", "0005_idempotency", "0006_leaves"];
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,7 @@ use keyhaven_daemon::failure::Failure;
 use keyhaven_daemon::files::DirLock;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::ErrorCode;
+use keyhaven_protocol::money::NanoUsd;
 use keyhaven_protocol::provider::Provider;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -41,6 +42,8 @@ use crate::listening::Listening;
 use crate::listening::file_path;
 use crate::pricing::board::Prices;
 use crate::registry::Registry;
+use crate::settlement::BookKeys;
+use crate::settlement::BookRules;
 use crate::settlement::Books;
 use crate::settlement::Others;
 use crate::status;
@@ -119,7 +122,13 @@ impl Hub {
         let signer = registry.keys.signer().clone();
         let prices =
             Prices::start(registry.store.clone(), signer, directory.changed(), tasks).await.map_err(Failure::from)?;
-        let books = Books::start(registry.store.clone(), others, tasks).await.map_err(Failure::from)?;
+        let keys = BookKeys {
+            signing: registry.keys.signing_key().clone(),
+            list: Arc::new(registry.keys.signer().list().clone()),
+            archive: registry.keys.archive_key().clone(),
+        };
+        let rules = BookRules { orphan_budget: NanoUsd(config.owners.orphan_budget_nano_usd) };
+        let books = Books::start(registry.store.clone(), others, keys, rules, tasks).await.map_err(Failure::from)?;
         let tls = consumer_tls(&config)?;
         let consumer_listener = listen_on(config.consumer.listen, consumer)?;
         let tunnel_listener = listen_on(config.tunnel.listen, tunnel)?;
@@ -143,6 +152,7 @@ impl Hub {
             registry.clone(),
             directory.clone(),
             prices.clone(),
+            books.clone(),
             roster.clone(),
             tasks.clone(),
         );

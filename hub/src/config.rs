@@ -38,6 +38,8 @@ pub struct Config {
     pub admin: Admin,
     /// How long and how often one call may try.
     pub calls: Calls,
+    /// What the operator decides about owners' money.
+    pub owners: Owners,
     /// What one link, and all links together, may take.
     pub limits: Limits,
     /// What is logged, to stderr.
@@ -172,6 +174,17 @@ pub struct Calls {
     pub replayed_body_bytes: u64,
 }
 
+/// What the operator decides about owners' money.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Owners {
+    /// Nano-USD that each agent is given on each day, UTC, for work that this hub did not see and
+    /// has no record of having forgotten. 0: such work earns nothing. Default: 0.
+    pub orphan_budget_nano_usd: i64,
+    /// Hours that a credit waits before it is paid out. Default: 72.
+    pub payout_wait_h: u64,
+}
+
 /// What one link, and all links together, may take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -250,6 +263,12 @@ impl Default for Calls {
     }
 }
 
+impl Default for Owners {
+    fn default() -> Self {
+        Self { orphan_budget_nano_usd: 0, payout_wait_h: 72 }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -307,6 +326,9 @@ impl Config {
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
             return invalid(format!("consumer.public_url: {url:?} begins with neither http:// nor https://"));
+        }
+        if self.owners.orphan_budget_nano_usd < 0 {
+            return invalid("owners.orphan_budget_nano_usd must not be below 0".to_owned());
         }
         let fields = serde_json::to_value(self).unwrap_or_default();
         match out_of_range("", &fields) {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -18,6 +19,10 @@ use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_hub::key_policy::KeyPolicy;
 use keyhaven_hub::key_policy::Payer;
+use keyhaven_hub::keys::HubKeys;
+use keyhaven_hub::keys::OfflineFiles;
+use keyhaven_hub::settlement::BookKeys;
+use keyhaven_hub::settlement::BookRules;
 use keyhaven_hub::settlement::Books;
 use keyhaven_hub::settlement::CallOutcome;
 use keyhaven_hub::settlement::CallRecord;
@@ -123,7 +128,7 @@ async fn settle(calls: u64, unwritten_max: usize, store: Store, server: Option<u
         deposit(&store, &paid).await?;
     }
     let tasks = Tasks::new();
-    let books = Books::start(store.clone(), Others::None, &tasks).await?;
+    let books = Books::start(store.clone(), Others::None, book_keys()?, BookRules::default(), &tasks).await?;
     let before = store.reconcile(0).await?;
     let pids: Vec<u32> = server.into_iter().collect();
     let (hub_before, server_before) = (Ticks::of(std::process::id()), Ticks::of_all(&pids));
@@ -215,6 +220,17 @@ fn record(n: u64, now_unix_ms: u64) -> Result<CallRecord> {
         elapsed_ms: 0,
     };
     CallRecord::settled(sale, 200, now_unix_ms + 900, metered.clone(), Some(metered)).context("settle a call")
+}
+
+/// Keys that nobody else has. The calls here have no leaves.
+fn book_keys() -> Result<BookKeys> {
+    let dir = tempfile::tempdir()?;
+    let keys = HubKeys::init(dir.path(), OfflineFiles::default())?;
+    Ok(BookKeys {
+        signing: keys.signing_key().clone(),
+        list: Arc::new(keys.signer().list().clone()),
+        archive: keys.archive_key().clone(),
+    })
 }
 
 fn uuid_of(unix_ms: u64, n: u64) -> [u8; 16] {

@@ -2,7 +2,7 @@
 //! more than the call may cost.
 //!
 //! Invariant: what the consumer pays is the hub's own figure, whatever the agent says, and the
-//! owner gets no more than by the lower one.
+//! owner gets nothing for a figure that is in no leaf.
 
 use crate::fake_agent::Fake;
 use crate::fake_agent::MODEL;
@@ -43,70 +43,55 @@ struct Lie {
     /// What is said, given the truth.
     says: fn(Receipt) -> Vec<Receipt>,
     verdict: &'static str,
-    /// By what list price the owner is credited; none: it is still owed.
-    credited_by: Option<i64>,
+    /// Whether it is taken for a word about this attempt.
+    is_heard: bool,
 }
 
 const LIES: [Lie; 13] = [
-    Lie { case: "truth", says: |truth| vec![truth], verdict: "agreed", credited_by: Some(LIST) },
-    Lie { case: "more", says: |truth| vec![costs(truth, LIST + 1)], verdict: "agent_above", credited_by: Some(LIST) },
-    Lie {
-        case: "ten-times",
-        says: |truth| vec![costs(truth, LIST * 10)],
-        verdict: "agent_above",
-        credited_by: Some(LIST),
-    },
+    Lie { case: "truth", says: |truth| vec![truth], verdict: "agreed", is_heard: true },
+    Lie { case: "more", says: |truth| vec![costs(truth, LIST + 1)], verdict: "agent_above", is_heard: true },
+    Lie { case: "ten-times", says: |truth| vec![costs(truth, LIST * 10)], verdict: "agent_above", is_heard: true },
     Lie {
         case: "beyond-the-ceiling",
         says: |truth| vec![costs(truth, i64::MAX)],
         verdict: "agent_above",
-        credited_by: Some(LIST),
+        is_heard: true,
     },
     // It says that more came than did: nobody is at fault, and nobody gains.
     Lie {
         case: "more-bytes",
         says: |truth| vec![Receipt { response_bytes: truth.response_bytes + 1, ..costs(truth, LIST * 2) }],
         verdict: "short",
-        credited_by: Some(LIST),
+        is_heard: true,
     },
-    Lie {
-        case: "less",
-        says: |truth| vec![costs(truth, LIST - 1)],
-        verdict: "agent_below",
-        credited_by: Some(LIST - 1),
-    },
-    Lie {
-        case: "half",
-        says: |truth| vec![costs(truth, LIST / 2)],
-        verdict: "agent_below",
-        credited_by: Some(LIST / 2),
-    },
-    Lie { case: "nothing", says: |truth| vec![costs(truth, 0)], verdict: "agent_below", credited_by: Some(0) },
+    Lie { case: "less", says: |truth| vec![costs(truth, LIST - 1)], verdict: "agent_below", is_heard: true },
+    Lie { case: "half", says: |truth| vec![costs(truth, LIST / 2)], verdict: "agent_below", is_heard: true },
+    Lie { case: "nothing", says: |truth| vec![costs(truth, 0)], verdict: "agent_below", is_heard: true },
     // The answer itself says otherwise.
     Lie {
         case: "never-sent",
         says: |truth| vec![Receipt { outcome: Outcome::NotSent, rule: Rule::Nothing, ..costs(truth, 0) }],
         verdict: "agent_below",
-        credited_by: Some(0),
+        is_heard: true,
     },
-    Lie { case: "silence", says: |_| Vec::new(), verdict: "open", credited_by: None },
+    Lie { case: "silence", says: |_| Vec::new(), verdict: "open", is_heard: false },
     Lie {
         case: "another-call",
         says: |truth| vec![Receipt { call: CallId([7; 16]), ..truth }],
         verdict: "open",
-        credited_by: None,
+        is_heard: false,
     },
     Lie {
         case: "another-attempt",
         says: |truth| vec![Receipt { attempt: 2, ..truth }],
         verdict: "open",
-        credited_by: None,
+        is_heard: false,
     },
     Lie {
         case: "second-thoughts",
         says: |truth| vec![truth.clone(), costs(truth, LIST * 10)],
         verdict: "agreed",
-        credited_by: Some(LIST),
+        is_heard: true,
     },
 ];
 
@@ -132,7 +117,7 @@ async fn whatever_an_agent_says_it_metered_the_consumer_pays_what_the_hub_saw() 
         assert_eq!(record["hub_metered"]["list_nano_usd"], LIST, "{about}");
         assert_eq!(record["cost_nano_usd"], in_zone(LIST), "{about}");
         assert_eq!(record["outcome"], "complete", "{about}");
-        assert_eq!(record["agent_metered"].is_null(), told.credited_by.is_none(), "{about}");
+        assert_eq!(record["agent_metered"].is_null(), !told.is_heard, "{about}");
         // Written a moment after it is told.
         keyhaven_tests::daemons::eventually("a written record", || async {
             let written = ours.ask(hub, "usage").await?["calls"].as_u64();
@@ -141,7 +126,7 @@ async fn whatever_an_agent_says_it_metered_the_consumer_pays_what_the_hub_saw() 
         })
         .await?;
         let shown = site.json(&["call", "show", &answer.call_id()]).await?;
-        assert_eq!(shown["settled"], settled(told), "{}: {shown}", told.case);
+        assert_eq!(shown["settled"], charged(told), "{}: {shown}", told.case);
     }
     let calls = i64::try_from(LIES.len())?;
     ours.until_balance(hub, before - calls * in_zone(LIST)).await?;
@@ -161,28 +146,18 @@ async fn whatever_an_agent_says_it_metered_the_consumer_pays_what_the_hub_saw() 
     scene.unharmed().await
 }
 
-/// Who gets what, as docs/BOOKS.md says.
-fn settled(told: &Lie) -> Value {
-    let charge = in_zone(LIST);
-    let tier = |list: i64| list * 8 / 10;
-    match told.credited_by {
-        Some(list) => json!({
-            "charge": charge,
-            "credit": tier(list),
-            "open": 0,
-            "suspense": charge - in_zone(list),
-            "margin": in_zone(list) - tier(list),
-            "verdict": told.verdict,
-        }),
-        None => json!({
-            "charge": charge,
-            "credit": 0,
-            "open": tier(LIST),
-            "suspense": 0,
-            "margin": charge - tier(LIST),
-            "verdict": told.verdict,
-        }),
-    }
+/// Who pays what, as docs/BOOKS.md says: by the hub's figure alone. The owner is credited by a leaf,
+/// and this agent writes none.
+fn charged(told: &Lie) -> Value {
+    let (charge, owed) = (in_zone(LIST), LIST * 8 / 10);
+    json!({
+        "charge": charge,
+        "credit": 0,
+        "open": owed,
+        "suspense": 0,
+        "margin": charge - owed,
+        "verdict": told.verdict,
+    })
 }
 
 /// Answers every call properly, and lies about it as its case says.

@@ -145,7 +145,7 @@ const ROOMS: &[(&str, &[Row])] = &[
                 ],
             ),
             ("dispatch", &["agent_gateway"]),
-            ("agent_gateway", &["config", "directory", "pricing", "registry", "store"]),
+            ("agent_gateway", &["config", "directory", "pricing", "registry", "settlement", "store"]),
             ("registry", &["api_key", "config", "key_policy", "keys", "store"]),
             ("directory", &["api_key", "key_policy", "store"]),
             ("consumer_api", &["directory", "key_policy", "pricing", "settlement", "store"]),

@@ -31,11 +31,13 @@ use tracing::warn;
 
 use super::AgentGateway;
 use super::accept::Tunnel;
+use super::ledger::Standing;
 use super::live_link::Entering;
 use super::refusal;
 use super::roster::Entered;
 use super::shut_out;
 use super::takes_calls;
+use crate::settlement::Greeted;
 use crate::store::agents::Agent;
 use crate::store::agents::AgentState;
 use crate::store::join_tokens::RedeemError;
@@ -49,6 +51,8 @@ pub(super) struct Proved {
     pub(super) public_key: [u8; 32],
     /// The token to mark as used at the first heartbeat.
     pub(super) enrolled_with: Option<TokenId>,
+    /// Where its ledger stands.
+    pub(super) standing: Standing,
 }
 
 /// Why a link was refused; the agent was told, if it still listened.
@@ -72,7 +76,7 @@ pub(super) async fn prove(
 ) -> Result<Proved, Refused> {
     match admit(gateway, socket, binding).await {
         Ok(proved) => {
-            let welcome = Welcome { link: proved.entered.link.number, next: 0 };
+            let welcome = Welcome { link: proved.entered.link.number, next: proved.standing.next };
             send(socket, FrameKind::Welcome, &to_json(&welcome)).await?;
             Ok(proved)
         }
@@ -106,6 +110,7 @@ async fn admit(gateway: &AgentGateway, socket: &mut Tunnel, binding: &ChannelBin
             (agent, token)
         }
     };
+    let standing = greet(gateway, &auth, &agent).await?;
     let entered = enter(gateway, &auth, &agent).await?;
     // Who was shut out a moment ago may have been in no list of links at that moment.
     if let Some(code) = gateway.directory.agent(agent.id).and_then(|agent| shut_out(&agent)) {
@@ -113,7 +118,21 @@ async fn admit(gateway: &AgentGateway, socket: &mut Tunnel, binding: &ChannelBin
     }
     let software = auth.software.chars().filter(|char| char.is_ascii_graphic()).take(32).collect::<String>();
     info!(agent.id = %agent.id, link.id = entered.link.number, "agent {} {software} linked", agent.name);
-    Ok(Proved { entered, public_key: auth.public_key.0, enrolled_with })
+    Ok(Proved { entered, public_key: auth.public_key.0, enrolled_with, standing })
+}
+
+/// Where its ledger goes on. Asked before an older link is fenced: a copy with another history
+/// must not take the place of the one that the books know.
+async fn greet(gateway: &AgentGateway, auth: &Auth, agent: &Agent) -> Result<Standing, Refused> {
+    let greeted = gateway.books.greet(agent.id, &auth.public_key.0, auth.ledger, &auth.cosigned.0).await;
+    match greeted.map_err(|error| Refused::new(ErrorCode::StoreFailed, error.to_string()))? {
+        Greeted::Welcome { next, reader, is_owed } => {
+            let (public_key, statements) = (auth.public_key.0, auth.ledger.statements);
+            Ok(Standing { reader, next, statements, is_owed, public_key })
+        }
+        Greeted::Behind => Err(Refused::new(ErrorCode::LedgerBehind, "its ledger is an older copy of itself")),
+        Greeted::Fork => Err(Refused::new(ErrorCode::LedgerForked, "its ledger is another history")),
+    }
 }
 
 fn challenge(gateway: &AgentGateway) -> Result<Challenge, Refused> {

@@ -14,10 +14,10 @@ use std::sync::atomic::Ordering;
 use keyhaven_daemon::link::LinkHandle;
 use keyhaven_protocol::frame::Egress;
 use keyhaven_protocol::frame::HeldTable;
-use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::hex::Hex;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::leaf::Metered;
 use keyhaven_protocol::settle::Verdict;
 
 use super::receipts::ExpectedReceipt;
@@ -134,9 +134,9 @@ impl LiveLink {
         self.receipts.expect(call, attempt)
     }
 
-    /// Gives a receipt to who expects it. Says whether somebody did.
-    pub(super) fn deliver(&self, receipt: Receipt) -> bool {
-        self.receipts.deliver(receipt)
+    /// Gives a figure to who expects it. Says whether somebody did.
+    pub(super) fn deliver(&self, call: CallId, attempt: u8, metered: Metered) -> bool {
+        self.receipts.deliver(call, attempt, metered)
     }
 
     /// How its agent's figure of a call compares with the hub's.

@@ -9,6 +9,7 @@ mod handshake;
 mod health;
 mod index;
 mod insight;
+mod ledger;
 mod live_link;
 mod model_list;
 mod price_push;
@@ -35,6 +36,7 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::pricing::board::Prices;
 use crate::registry::Registry;
+use crate::settlement::Books;
 use crate::store::agents::Agent;
 use crate::store::agents::AgentState;
 
@@ -65,6 +67,7 @@ pub struct AgentGateway {
     directory: Directory,
     registry: Arc<Registry>,
     prices: Prices,
+    books: Books,
     tls: Arc<ServerConfig>,
     config: Config,
     tasks: Tasks,
@@ -84,6 +87,7 @@ impl AgentGateway {
         registry: Arc<Registry>,
         directory: Directory,
         prices: Prices,
+        books: Books,
         roster: Roster,
         tasks: Tasks,
     ) -> Result<Arc<Self>, tls::TlsError> {
@@ -91,7 +95,19 @@ impl AgentGateway {
         let handshakes = Arc::new(Semaphore::new(config.tunnel.handshakes_max as usize));
         let limits = limits(&config);
         let sightings = Sightings::default();
-        Ok(Arc::new(Self { roster, directory, registry, prices, tls, config, tasks, handshakes, limits, sightings }))
+        Ok(Arc::new(Self {
+            roster,
+            directory,
+            registry,
+            prices,
+            books,
+            tls,
+            config,
+            tasks,
+            handshakes,
+            limits,
+            sightings,
+        }))
     }
 
     /// What links did and do, in Prometheus' text format.

@@ -1,6 +1,6 @@
 //! What an agent metered, on its way to whoever settles the call.
 //!
-//! Invariant: a receipt counts only for a call that is under way on the link it came by, and once.
+//! Invariant: a figure counts only for a call that is under way on the link it came by, and once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,24 +9,24 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::leaf::Metered;
 use tokio::sync::oneshot;
 
 /// One attempt at a call.
 type Attempt = (CallId, u8);
 
-/// The attempts under way on one link whose receipts are still to come.
+/// The attempts under way on one link whose figures are still to come.
 #[derive(Default)]
 pub(super) struct Receipts {
-    expected: Mutex<HashMap<Attempt, oneshot::Sender<Receipt>>>,
+    expected: Mutex<HashMap<Attempt, oneshot::Sender<Metered>>>,
 }
 
-/// The receipt of one attempt, as soon as it has come.
+/// What the agent metered of one attempt, as soon as it has come.
 pub struct ExpectedReceipt {
     receipts: Arc<Receipts>,
     attempt: Attempt,
-    receiver: oneshot::Receiver<Receipt>,
+    receiver: oneshot::Receiver<Metered>,
 }
 
 impl Receipts {
@@ -38,24 +38,24 @@ impl Receipts {
     }
 
     /// Whether somebody waits for it.
-    pub(super) fn deliver(&self, receipt: Receipt) -> bool {
-        let expected = self.lock().remove(&(receipt.call, receipt.attempt));
-        expected.is_some_and(|expected| expected.send(receipt).is_ok())
+    pub(super) fn deliver(&self, call: CallId, attempt: u8, metered: Metered) -> bool {
+        let expected = self.lock().remove(&(call, attempt));
+        expected.is_some_and(|expected| expected.send(metered).is_ok())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Attempt, oneshot::Sender<Receipt>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Attempt, oneshot::Sender<Metered>>> {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ExpectedReceipt {
-    /// The receipt, if it has come.
-    pub fn at_hand(&mut self) -> Option<Receipt> {
+    /// The figure, if it has come.
+    pub fn at_hand(&mut self) -> Option<Metered> {
         self.receiver.try_recv().ok()
     }
 
-    /// The receipt, if it comes within this time.
-    pub async fn within(&mut self, time: Duration) -> Option<Receipt> {
+    /// The figure, if it comes within this time.
+    pub async fn within(&mut self, time: Duration) -> Option<Metered> {
         tokio::time::timeout(time, &mut self.receiver).await.ok()?.ok()
     }
 }
@@ -78,19 +78,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_receipt_reaches_who_expects_it_and_nobody_else() {
+    async fn a_figure_reaches_who_expects_it_and_nobody_else() {
         let receipts = Arc::new(Receipts::default());
         let mut first = receipts.expect(CallId([1; 16]), 1);
         let mut second = receipts.expect(CallId([1; 16]), 2);
 
-        assert!(!receipts.deliver(receipt(2, 1)), "no such call");
-        assert!(receipts.deliver(receipt(1, 2)));
-        assert!(!receipts.deliver(receipt(1, 2)), "it came already");
+        assert!(!receipts.deliver(CallId([2; 16]), 1, metered()), "no such call");
+        assert!(receipts.deliver(CallId([1; 16]), 2, metered()));
+        assert!(!receipts.deliver(CallId([1; 16]), 2, metered()), "it came already");
 
         assert_eq!(first.at_hand(), None);
-        assert_eq!(second.within(Duration::from_secs(1)).await, Some(receipt(1, 2)));
+        assert_eq!(second.within(Duration::from_secs(1)).await, Some(metered()));
         drop(first);
-        assert!(!receipts.deliver(receipt(1, 1)), "nobody waits any more");
+        assert!(!receipts.deliver(CallId([1; 16]), 1, metered()), "nobody waits any more");
         drop(second);
         assert!(receipts.lock().is_empty());
     }
@@ -103,11 +103,8 @@ mod tests {
         assert_eq!(expected.within(Duration::from_secs(2)).await, None);
     }
 
-    fn receipt(call: u8, attempt: u8) -> Receipt {
-        Receipt {
-            call: CallId([call; 16]),
-            attempt,
-            price_version: 1,
+    fn metered() -> Metered {
+        Metered {
             outcome: Outcome::Complete,
             rule: Rule::Stated,
             doubts: Doubts::default(),

@@ -19,6 +19,7 @@ use keyhaven_protocol::frame::Withdraw;
 use keyhaven_protocol::frame::from_json;
 use keyhaven_protocol::frame::to_json;
 use keyhaven_protocol::id::TokenId;
+use keyhaven_protocol::leaf::Metered;
 use keyhaven_protocol::link::LinkFault;
 use tracing::debug;
 use tracing::info;
@@ -28,6 +29,7 @@ use super::AgentGateway;
 use super::LiveLink;
 use super::accept::Tunnel;
 use super::handshake::Proved;
+use super::ledger::LedgerLink;
 use super::price_push::push;
 
 pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Tunnel>, proved: Proved) {
@@ -39,6 +41,7 @@ pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Tunnel>, proved:
     let events = Events {
         gateway: gateway.clone(),
         link: link.clone(),
+        ledger: LedgerLink::new(&gateway, &link, proved.standing),
         public_key: proved.public_key,
         first_beat: Some(proved.enrolled_with),
     };
@@ -69,6 +72,7 @@ pub(super) async fn run(gateway: Arc<AgentGateway>, socket: Box<Tunnel>, proved:
 struct Events {
     gateway: Arc<AgentGateway>,
     link: Arc<LiveLink>,
+    ledger: LedgerLink,
     public_key: [u8; 32],
     /// Still to come: the first heartbeat, and the token that it makes used.
     first_beat: Option<Option<TokenId>>,
@@ -94,6 +98,8 @@ impl LinkEvents for Events {
                 Prices::Part(_) => return Err(LinkFault::Misplaced(FrameKind::Prices)),
             }
             push(&self.link, &self.gateway.prices.to_sell_at(unix_ms_now()));
+        } else if frame.kind == FrameKind::Claim.number() {
+            self.ledger.group(&self.gateway, &self.link, frame.payload.clone())?;
         } else if frame.kind == FrameKind::Receipt.number() {
             let receipt = Receipt::decode(frame.payload.clone());
             self.on_receipt(receipt.map_err(|_| LinkFault::Malformed(FrameKind::Receipt))?);
@@ -118,13 +124,19 @@ impl LinkEvents for Events {
 }
 
 impl Events {
-    /// What the agent metered of a call.
+    /// What an agent without a ledger metered of a call.
     fn on_receipt(&self, receipt: Receipt) {
-        let call = receipt.call;
-        if !self.link.deliver(receipt) {
+        let (call, attempt) = (receipt.call, receipt.attempt);
+        if !self.link.deliver(call, attempt, figure_of(receipt)) {
             debug!(call.id = %call, agent.id = %self.link.agent, "nobody waits for the receipt of call {call}");
         }
     }
+}
+
+fn figure_of(receipt: Receipt) -> Metered {
+    let Receipt { outcome, rule, doubts, tier, model, meters, heard_model, heard, .. } = receipt;
+    let Receipt { list, response_bytes, elapsed_ms, .. } = receipt;
+    Metered { outcome, rule, doubts, tier, model, meters, heard_model, heard, list, response_bytes, elapsed_ms }
 }
 
 async fn note_joined(gateway: Arc<AgentGateway>, link: Arc<LiveLink>, public_key: [u8; 32], token: TokenId) {

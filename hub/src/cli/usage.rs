@@ -24,6 +24,8 @@ use super::text;
 use crate::config::Config;
 use crate::registry::Registry;
 use crate::settlement::CallRecord;
+use crate::settlement::with_leaf;
+use crate::store::attempts::CreditRow;
 use crate::store::calls::UsageFilter;
 use crate::store::calls::UsageRow;
 
@@ -108,12 +110,13 @@ async fn show(output: Output, registry: &Registry, id: CallId) -> anyhow::Result
     let Some(json) = json else {
         return Err(Failure::new(ErrorCode::CallUnknown, format!("{id} was not sold, or is not over")).into());
     };
-    let record: CallRecord = serde_json::from_str(&json)?;
-    output.emit("call", &record, || to_text(&record))?;
+    let record = with_leaf(&registry.store, serde_json::from_str(&json)?).await.map_err(super::failure)?;
+    let credits = registry.store.credits_of(id).await.map_err(super::failure)?;
+    output.emit("call", &record, || to_text(&record, &credits))?;
     Ok(())
 }
 
-fn to_text(record: &CallRecord) -> String {
+fn to_text(record: &CallRecord, credits: &[CreditRow]) -> String {
     let (sale, settled, hub) = (&record.sale, &record.settled, &record.hub_metered);
     let lines = hub
         .lines
@@ -123,11 +126,16 @@ fn to_text(record: &CallRecord) -> String {
         Some(agent) => agent.list_nano_usd.to_string(),
         None => "not known yet".to_owned(),
     };
+    let credited = credits.iter().map(|credit| format!("{} ({})", credit.credit, credit.reason.name()));
+    let owner = match credits {
+        [] => format!("{} owed, until the leaf comes", settled.open),
+        [..] => credited.collect::<Vec<_>>().join(", "),
+    };
     let estimated = if hub.estimated { ", estimated" } else { "" };
     format!(
         "{}\n\ncall      {}\nmodel     {}\nendpoint  {}\nbegan     {}\noutcome   {}\nkey       {}\nagent     {}\n\
          prices    version {}, zone {}\nlist      {} by the hub ({}{estimated}), {agent} by the agent\ncost      {} of {} held\n\
-         owner     {} now, {} open\nin doubt  {} ({})",
+         owner     {owner}\nfigures   {}",
         table(&["WHAT", "HOW MUCH", "LIST"], lines.collect()),
         sale.call,
         sale.model,
@@ -142,9 +150,6 @@ fn to_text(record: &CallRecord) -> String {
         hub.rule,
         settled.charge,
         sale.held,
-        settled.credit,
-        settled.open,
-        settled.suspense,
         settled.verdict.name(),
     )
 }

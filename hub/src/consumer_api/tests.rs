@@ -21,6 +21,8 @@ use crate::key_policy::Budgets;
 use crate::key_policy::KeyPolicy;
 use crate::keys::HubKeys;
 use crate::keys::OfflineFiles;
+use crate::settlement::BookKeys;
+use crate::settlement::BookRules;
 use crate::settlement::CallOutcome;
 use crate::settlement::CallRecord;
 use crate::settlement::Metering;
@@ -135,7 +137,8 @@ impl Scene {
         deposit(&store, &paid).await.unwrap();
         let tasks = Tasks::new();
         let directory = Directory::start(store.clone(), &tasks).await.unwrap();
-        let books = Books::start(store.clone(), Others::None, &tasks).await.unwrap();
+        let books =
+            Books::start(store.clone(), Others::None, BookKeys::samples(), BookRules::default(), &tasks).await.unwrap();
         let house = tempfile::tempdir().unwrap();
         let signer = HubKeys::init(house.path(), OfflineFiles::default()).unwrap().signer().clone();
         let prices = Prices::start(store.clone(), signer, directory.changed(), &tasks).await.unwrap();

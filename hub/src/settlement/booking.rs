@@ -1,4 +1,4 @@
-//! The entries that a call or a deposit makes.
+//! The entries that a call's end or a deposit makes.
 //!
 //! Invariant: every entry sums to zero, and none has a posting of nothing.
 
@@ -11,28 +11,24 @@ use crate::store::ledger::EntryId;
 use crate::store::ledger::EntryKind;
 use crate::store::ledger::Side;
 
-/// The charge of a call, and the credit of its attempt if that is decided. What owners earn
-/// goes through what is owed to them, so that a credit is booked the same way now or later.
-pub(super) fn of_call(record: &CallRecord) -> Vec<Entry> {
+/// The charge of a call, by the hub's figure alone. None: it costs nothing. What its owner earns
+/// is owed until the leaf comes.
+pub(super) fn of_call(record: &CallRecord) -> Option<Entry> {
     let (sale, settled) = (&record.sale, &record.settled);
-    let owed = NanoUsd(settled.credit.0.saturating_add(settled.open.0));
-    let entry = |kind, attempt, postings: &[(Side, NanoUsd)]| Entry {
-        id: EntryId::new(),
-        kind,
-        call: Some(sale.call),
-        attempt,
-        at_unix_ms: record.ended_unix_ms,
-        postings: postings.iter().copied().filter(|(_, amount)| *amount != NanoUsd::ZERO).collect(),
-    };
-    let charge = [
+    let postings = [
         (Side::Consumer(sale.account), negative(settled.charge)),
-        (Side::Owed, owed),
-        (Side::Suspense, settled.suspense),
+        (Side::Owed, settled.open),
         (Side::Margin, settled.margin),
     ];
-    let credit = [(Side::Owed, negative(settled.credit)), (Side::Owner(sale.agent), settled.credit)];
-    let entries = [entry(EntryKind::Charge, 0, &charge), entry(EntryKind::Credit, sale.attempt, &credit)];
-    entries.into_iter().filter(|entry| !entry.postings.is_empty()).collect()
+    let entry = Entry {
+        id: EntryId::new(),
+        kind: EntryKind::Charge,
+        call: Some(sale.call),
+        attempt: 0,
+        at_unix_ms: record.ended_unix_ms,
+        postings: postings.into_iter().filter(|(_, amount)| *amount != NanoUsd::ZERO).collect(),
+    };
+    (!entry.postings.is_empty()).then_some(entry)
 }
 
 /// The entry of a deposit.
@@ -58,7 +54,7 @@ mod tests {
     use crate::settlement::tests::record;
 
     #[test]
-    fn entries_sum_to_zero_whatever_the_two_sides_say() {
+    fn a_charge_is_by_the_hubs_figure_whatever_the_agent_says() {
         for (hub, agent) in
             [(0, None), (0, Some(5)), (1000, None), (1000, Some(1000)), (1000, Some(7)), (7, Some(1000))]
         {
@@ -66,23 +62,20 @@ mod tests {
             let sale = record(1, NanoUsd(hub)).sale;
             let record = CallRecord::settled(sale, 200, 1, metering(NanoUsd(hub)), agent).unwrap();
 
-            let entries = of_call(&record);
+            let postings = of_call(&record).map(|entry| entry.postings).unwrap_or_default();
 
-            for entry in &entries {
-                assert_eq!(entry.postings.iter().map(|(_, amount)| amount.0).sum::<i64>(), 0, "{entry:?}");
-            }
+            assert_eq!(postings.iter().map(|(_, amount)| amount.0).sum::<i64>(), 0, "{postings:?}");
             let to = |wanted: Side| {
-                let postings = entries.iter().flat_map(|entry| &entry.postings);
-                postings.filter(|(side, _)| *side == wanted).map(|(_, amount)| amount.0).sum::<i64>()
+                postings.iter().filter(|(side, _)| *side == wanted).map(|(_, amount)| amount.0).sum::<i64>()
             };
-            assert_eq!(to(Side::Consumer(record.sale.account)), -record.settled.charge.0);
-            assert_eq!(to(Side::Owner(record.sale.agent)), record.settled.credit.0);
-            assert_eq!(to(Side::Owed), record.settled.open.0);
+            assert_eq!(to(Side::Consumer(record.sale.account)), -hub, "by the hub's figure alone");
+            assert_eq!((to(Side::Owed), to(Side::Margin)), (hub / 2, hub - hub / 2));
+            assert_eq!(to(Side::Owner(record.sale.agent)), 0, "the leaf has not come");
         }
     }
 
     #[test]
     fn a_call_that_cost_nothing_books_nothing() {
-        assert_eq!(of_call(&record(1, NanoUsd(0))), []);
+        assert_eq!(of_call(&record(1, NanoUsd(0))), None);
     }
 }

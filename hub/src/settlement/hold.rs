@@ -111,6 +111,10 @@ impl Hold {
         let mut state = self.books.lock();
         let Some(record) = record else {
             state.calls.remove(&self.call);
+            if state.awaited.remove(&self.call) {
+                state.over.push(self.call);
+                self.books.wake.notify_one();
+            }
             if self.open.is_in_holds() {
                 state.forgotten.push(self.call);
             }

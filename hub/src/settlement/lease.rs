@@ -92,6 +92,7 @@ impl Shared {
         self.store.replay(|| self.store.begin_boot(boot, unix_ms_now())).await?;
         let mut state = self.lock();
         state.boot = boot;
+        state.own_boots.push(boot);
         state.purses.lost_all();
         for phase in state.calls.values() {
             match phase {

@@ -7,14 +7,17 @@
 mod booking;
 mod deposit;
 mod hold;
+mod intake;
 mod lease;
 mod once;
 mod purses;
 mod record;
+mod suspense;
 mod sweep;
 mod writer;
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -27,6 +30,7 @@ use keyhaven_daemon::clock::unix_ms_now;
 use keyhaven_daemon::tasks::Tasks;
 use keyhaven_protocol::ErrorCode;
 use keyhaven_protocol::id::AccountId;
+use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::ApiKeyId;
 use keyhaven_protocol::id::BootId;
 use keyhaven_protocol::id::CallId;
@@ -50,17 +54,33 @@ pub use deposit::Booked;
 pub use deposit::DepositError;
 pub use deposit::deposit;
 pub use hold::Hold;
+pub use intake::Answer;
+pub use intake::Answers;
+pub use intake::BookKeys;
+pub use intake::BookRules;
+pub use intake::ChainReader;
+pub use intake::Greeted;
+pub use intake::Read;
+pub use intake::ReadError;
+pub use intake::VerifiedGroup;
 pub use once::Once;
 pub use once::Repeated;
 pub use record::CallOutcome;
 pub use record::CallRecord;
 pub use record::Metering;
 pub use record::Sale;
+pub use record::with_leaf;
+pub use suspense::ResolveError;
+pub use suspense::Winner;
+pub use suspense::resolve;
 
 use hold::OpenCall;
+use intake::Listener;
+use intake::Waiting;
 use purses::Limit;
 use purses::Purses;
 use purses::limits_of;
+use writer::CrashPoint;
 
 /// Calls that are held, or over and not written yet, at once; more are refused. So what waits
 /// for the database is bounded, and a call that ends never waits for room.
@@ -112,6 +132,14 @@ impl Default for Pace {
             idle: Duration::from_secs(10),
         }
     }
+}
+
+/// How books begin.
+struct Start {
+    pace: Pace,
+    keys: BookKeys,
+    rules: BookRules,
+    crash: Option<CrashPoint>,
 }
 
 /// Whether other processes may have the same database open.
@@ -200,7 +228,13 @@ pub struct Books {
 struct Shared {
     store: Store,
     pace: Pace,
+    keys: BookKeys,
+    rules: BookRules,
+    /// Where this process ends, in tests.
+    crash: Option<CrashPoint>,
     state: Mutex<State>,
+    /// For groups that wait.
+    room: Arc<tokio::sync::Semaphore>,
     /// Whose turn it is to move leases or money in the database, and the boot to do it for.
     turn: tokio::sync::Mutex<BootId>,
     /// Something is to be written.
@@ -210,6 +244,8 @@ struct Shared {
 struct State {
     /// The boot of this process, as the database knows it.
     boot: BootId,
+    /// It, and those that other processes ended while this one lived.
+    own_boots: Vec<BootId>,
     purses: Purses,
     calls: HashMap<CallId, Phase>,
     /// Idempotency keys of calls that are under way.
@@ -218,6 +254,15 @@ struct State {
     ended: VecDeque<Arc<Ended>>,
     /// Calls that the database knows as under way, and that are not.
     forgotten: Vec<CallId>,
+    /// Groups of leaves, in the order in which they came.
+    submitted: VecDeque<Arc<Waiting>>,
+    /// Calls under way here of which leaves wait for the end.
+    awaited: HashSet<CallId>,
+    /// Those of them that ended and cost nothing.
+    over: Vec<CallId>,
+    /// Where answers go, by chain.
+    listeners: HashMap<(AgentId, u32), Listener>,
+    listeners_begun: u64,
     /// Since when a batch is under way.
     writing_since: Option<Instant>,
     /// Why the last batch was not written.
@@ -232,11 +277,17 @@ impl State {
     fn new(boot: BootId) -> Self {
         Self {
             boot,
+            own_boots: vec![boot],
             purses: Purses::default(),
             calls: HashMap::new(),
             under_way: HashMap::new(),
             ended: VecDeque::new(),
             forgotten: Vec::new(),
+            submitted: VecDeque::new(),
+            awaited: HashSet::new(),
+            over: Vec::new(),
+            listeners: HashMap::new(),
+            listeners_begun: 0,
             writing_since: None,
             failure: None,
             observe_now: false,
@@ -266,17 +317,28 @@ impl Books {
     ///
     /// # Errors
     /// The database's.
-    pub async fn start(store: Store, others: Others, tasks: &Tasks) -> Result<Self, StoreError> {
-        Self::start_at(Pace::default(), store, others, tasks).await
+    pub async fn start(
+        store: Store,
+        others: Others,
+        keys: BookKeys,
+        rules: BookRules,
+        tasks: &Tasks,
+    ) -> Result<Self, StoreError> {
+        let start = Start { pace: Pace::default(), keys, rules, crash: None };
+        Self::start_at(start, store, others, tasks).await
     }
 
-    async fn start_at(pace: Pace, store: Store, others: Others, tasks: &Tasks) -> Result<Self, StoreError> {
+    async fn start_at(start: Start, store: Store, others: Others, tasks: &Tasks) -> Result<Self, StoreError> {
         let boot = new_boot();
         store.replay(|| store.begin_boot(boot, unix_ms_now())).await?;
         let shared = Arc::new(Shared {
             store,
-            pace,
+            pace: start.pace,
+            keys: start.keys,
+            rules: start.rules,
+            crash: start.crash,
             state: Mutex::new(State::new(boot)),
+            room: intake::room(),
             turn: tokio::sync::Mutex::new(boot),
             wake: Notify::new(),
         });
@@ -331,6 +393,7 @@ impl Books {
             return Ok(Known::Unknown);
         };
         let record = serde_json::from_str(&json).map_err(|_| StoreError::Damaged { column: "record" })?;
+        let record = record::with_leaf(&self.shared.store, record).await?;
         Ok(Known::Over(Box::new(record)))
     }
 

@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::hex::Hex;
 use keyhaven_protocol::id::AccountId;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::ApiKeyId;
 use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::leaf;
+use keyhaven_protocol::leaf::Close;
+use keyhaven_protocol::leaf::Event;
+use keyhaven_protocol::leaf::Leaf;
 use keyhaven_protocol::metering::Figure;
 use keyhaven_protocol::metering::Outcome;
 use keyhaven_protocol::money::NanoUsd;
@@ -21,12 +24,16 @@ use keyhaven_protocol::provider::Provider;
 use keyhaven_protocol::settle::Metered;
 use keyhaven_protocol::settle::Settled;
 use keyhaven_protocol::settle::Shares;
+use keyhaven_protocol::settle::Verdict;
 use keyhaven_protocol::settle::settle;
 use keyhaven_protocol::usage::Doubt;
 use keyhaven_protocol::usage::Doubts;
 use keyhaven_protocol::usage::Meter;
 use serde::Deserialize;
 use serde::Serialize;
+
+use crate::store::Store;
+use crate::store::StoreError;
 
 /// A call as it was sold to an agent: known once it is dispatched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +130,8 @@ pub struct CallRecord {
     pub hub_metered: Metering,
     /// What the agent metered, if it said so.
     pub agent_metered: Option<Metering>,
-    /// Who paid and got what.
+    /// Who pays what, and how the figures compare as far as both are known. What the owner gets
+    /// is in the books, by the leaf.
     pub settled: Settled,
 }
 
@@ -172,27 +180,27 @@ impl From<&Figure> for Metering {
     }
 }
 
-impl From<&Receipt> for Metering {
-    fn from(receipt: &Receipt) -> Self {
+impl From<&leaf::Metered> for Metering {
+    fn from(said: &leaf::Metered) -> Self {
         Self {
-            outcome: receipt.outcome.into(),
-            usage: receipt.meters.iter().collect(),
-            heard: receipt.heard.iter().collect(),
+            outcome: said.outcome.into(),
+            usage: said.meters.iter().collect(),
+            heard: said.heard.iter().collect(),
             lines: Vec::new(),
-            list_nano_usd: receipt.list,
-            tier: receipt.tier,
-            model: receipt.model.clone(),
-            rule: receipt.rule.name().to_owned(),
-            estimated: receipt.rule.is_estimate(),
-            doubts: names_of(receipt.doubts),
-            response_bytes: receipt.response_bytes,
-            elapsed_ms: receipt.elapsed_ms,
+            list_nano_usd: said.list,
+            tier: said.tier,
+            model: said.model.clone(),
+            rule: said.rule.name().to_owned(),
+            estimated: said.rule.is_estimate(),
+            doubts: names_of(said.doubts),
+            response_bytes: said.response_bytes,
+            elapsed_ms: said.elapsed_ms,
         }
     }
 }
 
 impl CallRecord {
-    /// The record of a call that ended so, with who pays what for it.
+    /// The record of a call that ended so, with what is charged for it.
     ///
     /// # Errors
     /// When an amount is beyond 64 bits.
@@ -203,11 +211,35 @@ impl CallRecord {
         hub_metered: Metering,
         agent_metered: Option<Metering>,
     ) -> Result<Self, TooMuch> {
+        // The owner is credited by the leaf, whether or not its figure is known by now.
+        let charged = settle(hub_metered.figure(), None, sale.shares)?;
         let agent = agent_metered.as_ref().map(Metering::figure);
-        let settled = settle(hub_metered.figure(), agent, sale.shares)?;
+        let verdict = agent.map_or(Verdict::Open, |agent| Verdict::of(hub_metered.figure(), agent));
+        let settled = Settled { verdict, ..charged };
         let outcome = hub_metered.outcome;
         Ok(Self { sale, outcome, status, ended_unix_ms, hub_metered, agent_metered, settled })
     }
+}
+
+/// The record with what the agent's leaf says, where that came after the record was written.
+///
+/// # Errors
+/// The database's.
+pub async fn with_leaf(store: &Store, mut record: CallRecord) -> Result<CallRecord, StoreError> {
+    if record.agent_metered.is_some() {
+        return Ok(record);
+    }
+    let credits = store.credits_of(record.sale.call).await?;
+    let Some(credit) = credits.iter().find(|credit| u32::from(credit.attempt) == record.sale.attempt) else {
+        return Ok(record);
+    };
+    let leaf = store.close_leaf(credit).await?.and_then(|bytes| Leaf::decode(&bytes).ok());
+    if let Some(Event::Close(Close { metered: Some(metered), .. })) = leaf.map(|leaf| leaf.event) {
+        let agent = Metering::from(&metered);
+        record.settled.verdict = Verdict::of(record.hub_metered.figure(), agent.figure());
+        record.agent_metered = Some(agent);
+    }
+    Ok(record)
 }
 
 impl Metering {

@@ -20,7 +20,13 @@ use super::record::Metering;
 use super::record::Sale;
 use super::writer::post;
 use crate::store::StoreError;
+use crate::store::amnesia::Amnesia;
+use crate::store::amnesia::AmnesiaCause;
 use crate::store::leases::Boot;
+
+/// A call is written down within moments of its first byte to an agent; before that it may wait for
+/// an agent and for its own body.
+const UNWRITTEN_MS_MAX: u64 = 60_000;
 
 /// Calls that are ended in one batch.
 const BATCH_CALLS_MAX: u32 = 256;
@@ -61,6 +67,9 @@ impl Shared {
             }
             post(&mut batch, &records.iter().collect::<Vec<_>>()).await?;
             batch.delete_holds(&calls).await?;
+            if ended {
+                batch.insert_amnesia(&unclean_stop(boot, now_unix_ms)).await?;
+            }
             swept += records.len();
             let is_last = holds.len() < BATCH_CALLS_MAX as usize;
             if is_last {
@@ -74,6 +83,14 @@ impl Shared {
             }
         }
     }
+}
+
+/// What a process that did not end properly may have taken with it: calls that it had not written
+/// down. Those that began longer before its last batch had been.
+fn unclean_stop(boot: &Boot, now_unix_ms: u64) -> Amnesia {
+    let from_unix_ms = boot.seen_unix_ms.saturating_sub(UNWRITTEN_MS_MAX);
+    let (boot, why) = (Some(boot.id), AmnesiaCause::UncleanStop);
+    Amnesia { boot, why, from_unix_ms, to_unix_ms: now_unix_ms, noted_unix_ms: now_unix_ms }
 }
 
 /// The record of a call that nobody ended, with what was seen of it.

@@ -29,14 +29,17 @@ use crate::store::Home;
 use crate::store::accounts::Deposit;
 
 mod contention;
+mod disputed;
+mod intake;
+mod leaf_writer;
 mod server;
 
 pub(super) const ACCOUNT: AccountId = AccountId([7; 16]);
-const KEY: ApiKeyId = ApiKeyId([8; 16]);
-const AGENT: AgentId = AgentId([9; 16]);
+pub(super) const KEY: ApiKeyId = ApiKeyId([8; 16]);
+pub(super) const AGENT: AgentId = AgentId([9; 16]);
 
 /// 2026-11-20T10:00:00Z.
-const NOW: u64 = 1_795_168_800_000;
+pub(super) const NOW: u64 = 1_795_168_800_000;
 
 on_every_engine![
     a_call_takes_what_it_cost_and_gives_back_the_rest,
@@ -103,7 +106,9 @@ async fn a_call_takes_what_it_cost_and_gives_back_the_rest(home: Home) {
     assert_eq!(books.record(call(1)).await.unwrap(), Known::Over(Box::new(record)));
     assert_eq!(books.record(call(2)).await.unwrap(), Known::Unknown);
     assert_eq!(books.balance(ACCOUNT).await.unwrap(), NanoUsd(60));
-    assert_eq!(scene.store.balance(Side::Owner(AGENT)).await.unwrap(), NanoUsd(20));
+    // The leaf has not come.
+    assert_eq!(scene.store.balance(Side::Owner(AGENT)).await.unwrap(), NanoUsd(0));
+    assert_eq!(scene.store.balance(Side::Owed).await.unwrap(), NanoUsd(20));
     assert_eq!(scene.store.balance(Side::Margin).await.unwrap(), NanoUsd(20));
     assert_eq!(scene.store.spent(KEY, Period::Total).await.unwrap(), NanoUsd(40));
     scene.audit().await;
@@ -319,17 +324,29 @@ impl Scene {
     /// The books of a process that has the database for itself.
     pub(super) async fn books(&self) -> Books {
         let tasks = self.tasks.lock().unwrap().clone();
-        Books::start_at(PACE, self.store.clone(), Others::None, &tasks).await.unwrap()
+        Books::start_at(start(), self.store.clone(), Others::None, &tasks).await.unwrap()
     }
 
-    async fn books_beside(&self) -> Books {
+    /// The same by other rules.
+    pub(super) async fn books_by(&self, rules: BookRules) -> Books {
         let tasks = self.tasks.lock().unwrap().clone();
-        Books::start_at(PACE, self.store.clone(), Others::MayLive, &tasks).await.unwrap()
+        Books::start_at(Start { rules, ..start() }, self.store.clone(), Others::None, &tasks).await.unwrap()
+    }
+
+    /// The books of a process that ends here, in the middle of a batch.
+    pub(super) async fn books_that_end_at(&self, crash: CrashPoint) -> Books {
+        let start = Start { crash: Some(crash), ..start() };
+        Books::start_at(start, self.store.clone(), Others::None, &Tasks::new()).await.unwrap()
+    }
+
+    pub(super) async fn books_beside(&self) -> Books {
+        let tasks = self.tasks.lock().unwrap().clone();
+        Books::start_at(start(), self.store.clone(), Others::MayLive, &tasks).await.unwrap()
     }
 
     /// The books of a process that will not end well: nobody tells it to stop.
     pub(super) async fn crashing_books(&self) -> Books {
-        Books::start_at(PACE, self.store.clone(), Others::None, &Tasks::new()).await.unwrap()
+        Books::start_at(start(), self.store.clone(), Others::None, &Tasks::new()).await.unwrap()
     }
 
     pub(super) async fn stop(&self) {
@@ -368,6 +385,10 @@ const PACE: Pace = Pace {
     dead: Duration::from_secs(20),
     idle: Duration::from_millis(100),
 };
+
+fn start() -> Start {
+    Start { pace: PACE, keys: BookKeys::samples(), rules: BookRules::default(), crash: None }
+}
 
 pub(super) fn call(n: u64) -> CallId {
     let mut id = [0; 16];

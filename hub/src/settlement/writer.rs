@@ -27,6 +27,10 @@ use super::Shared;
 use super::booking;
 use super::hold::OpenCall;
 use super::hold::Unwritten;
+use super::intake::Answer;
+use super::intake::Submitted;
+use super::intake::Waiting;
+use super::intake::commit::Done;
 use super::once::REMEMBERED;
 use super::record::CallRecord;
 use super::record::Sale;
@@ -43,12 +47,44 @@ const BATCH_CALLS_MAX: usize = 256;
 /// Calls under way in one batch: with ten thousand of them, those that end wait no longer.
 const BATCH_OBSERVATIONS_MAX: usize = 256;
 
+/// Groups of leaves in one batch.
+const BATCH_GROUPS_MAX: usize = 64;
+
 /// How long a process that stops tries to write what is left.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Where a process may end in the middle of a batch. A value for tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CrashPoint {
+    /// Calls and their charges are written.
+    Calls,
+    /// The leaves of a group are.
+    Leaves,
+    /// What they are credited is.
+    Credits,
+    /// The statement about them is, and the chain has not moved.
+    Statement,
+    /// The chain has moved on.
+    Head,
+    /// All is written, and nothing committed.
+    BeforeCommit,
+    /// All is committed, and nobody knows.
+    AfterCommit,
+}
+
+#[cfg(test)]
+impl CrashPoint {
+    pub(super) const ALL: [Self; 7] =
+        [Self::Calls, Self::Leaves, Self::Credits, Self::Statement, Self::Head, Self::BeforeCommit, Self::AfterCommit];
+}
 
 /// What one batch writes.
 struct Page {
     ended: Vec<Arc<Ended>>,
+    /// Groups of leaves, in order.
+    groups: Vec<Arc<Waiting>>,
+    /// Calls that leaves wait for, and that ended without a record.
+    over: Vec<CallId>,
     /// What was captured, by purse.
     captured: HashMap<Purse, i64>,
     leases: Vec<(Purse, NanoUsd)>,
@@ -113,6 +149,12 @@ impl Shared {
         if let Err(error) = self.store.forget_idempotency_keys(unix_ms_now().saturating_sub(as_ms(REMEMBERED))).await {
             warn!(%error, "old idempotency keys are not forgotten yet: {error}");
         }
+        if let Err(error) = self.look_again().await {
+            warn!(%error, "leaves that wait for calls to end wait longer: {error}");
+        }
+        if let Err(error) = self.return_disputed(unix_ms_now()).await {
+            warn!(%error, "what is disputed goes back later: {error}");
+        }
     }
 
     /// Writes until nothing is left. False: it cannot be written now.
@@ -124,7 +166,7 @@ impl Shared {
             let written = self.store.replay(|| self.write(*boot, &page)).await;
             self.lock().writing_since = None;
             match written {
-                Ok(()) => self.written(page),
+                Ok(done) => self.written(page, done),
                 Err(StoreError::Fenced) => match self.begin_again().await {
                     Ok(next) => *boot = next,
                     Err(error) => {
@@ -134,6 +176,7 @@ impl Shared {
                 },
                 Err(error) => {
                     self.failed(&error);
+                    self.give_up_groups(&page, &error);
                     return false;
                 }
             }
@@ -169,7 +212,9 @@ impl Shared {
         {
             observations.extend(open.unwritten().map(|unwritten| (call, open, unwritten)));
         }
-        let page = Page { ended, captured, leases, observations, forgotten: state.forgotten.clone() };
+        let groups = state.submitted.iter().take(BATCH_GROUPS_MAX).cloned().collect();
+        let (forgotten, over) = (state.forgotten.clone(), state.over.clone());
+        let page = Page { ended, groups, over, captured, leases, observations, forgotten };
         // While writing fails, even nothing is worth a try.
         if page.is_empty() && state.failure.is_none() {
             return None;
@@ -178,8 +223,9 @@ impl Shared {
         Some(page)
     }
 
-    async fn write(&self, boot: BootId, page: &Page) -> Result<(), StoreError> {
+    async fn write(&self, boot: BootId, page: &Page) -> Result<Done, StoreError> {
         let now_unix_ms = unix_ms_now();
+        let mut done = Done::default();
         let mut batch = self.store.begin_batch(Some(boot), now_unix_ms).await?;
         let calls: Vec<CallId> = page.ended.iter().map(|ended| ended.record.sale.call).collect();
         let known = batch.calls_among(&calls).await?;
@@ -198,10 +244,34 @@ impl Shared {
         }
         batch.put_holds(boot, &held).await?;
         batch.delete_holds(&gone).await?;
-        batch.commit(Some(boot), now_unix_ms).await
+        self.crash_at(CrashPoint::Calls)?;
+        let over: Vec<CallId> = calls.into_iter().chain(page.over.iter().copied()).collect();
+        self.settle_open(&mut batch, &over, &mut done, now_unix_ms).await?;
+        for waiting in &page.groups {
+            self.commit(&mut batch, &waiting.what, &mut done, now_unix_ms).await?;
+        }
+        self.crash_at(CrashPoint::BeforeCommit)?;
+        batch.commit(Some(boot), now_unix_ms).await?;
+        self.crash_at(CrashPoint::AfterCommit)?;
+        Ok(done)
     }
 
-    fn written(&self, page: Page) {
+    /// Groups that the database will never take as they are must not hold up everything else. They
+    /// are forgotten here, and come again.
+    fn give_up_groups(&self, page: &Page, error: &StoreError) {
+        if !matches!(error, StoreError::Exists | StoreError::Damaged { .. } | StoreError::TimeOutOfRange) {
+            return;
+        }
+        self.lock().submitted.drain(..page.groups.len());
+        for waiting in &page.groups {
+            let (Submitted::Group(group) | Submitted::Fork(group)) = &waiting.what;
+            let (agent, next) = (group.chain().agent, group.from().size);
+            error!(agent.id = %agent, %error, "leaves of agent {agent} from {next} on cannot be written down: {error}");
+            self.answer(agent, group.chain().epoch, Answer::Lost { next });
+        }
+    }
+
+    fn written(&self, page: Page, mut done: Done) {
         let mut state = self.lock();
         if state.failure.take().is_some() {
             info!("what calls cost is written down again");
@@ -212,6 +282,19 @@ impl Shared {
             state.calls.remove(&ended.record.sale.call);
         }
         state.forgotten.drain(..page.forgotten.len());
+        state.submitted.drain(..page.groups.len());
+        state.over.drain(..page.over.len());
+        for ended in &page.ended {
+            state.awaited.remove(&ended.record.sale.call);
+        }
+        for call in std::mem::take(&mut done.waiting) {
+            // It may have ended while this was written.
+            if state.calls.contains_key(&call) {
+                state.awaited.insert(call);
+            } else {
+                state.over.push(call);
+            }
+        }
         for (call, open, unwritten) in page.observations {
             open.is_written(&unwritten);
             if !state.calls.contains_key(&call) && open.is_in_holds() {
@@ -226,6 +309,7 @@ impl Shared {
             let verdict = ended.record.settled.verdict;
             counter!("keyhaven_settlement_calls_total", "verdict" => verdict.name()).increment(1);
         }
+        self.say(done);
     }
 
     fn failed(&self, error: &StoreError) {
@@ -266,6 +350,10 @@ impl Shared {
             }
             tokio::time::sleep(self.pace.linger).await;
         }
+        if !self.is_all_written() {
+            // The next process finds it dead, and notes what may be forgotten.
+            return;
+        }
         if let Err(error) = self.end_boot().await {
             warn!(%error, "the end of this process is not written down; the next one finds out: {error}");
         }
@@ -283,6 +371,11 @@ impl Shared {
         state.is_closed
     }
 
+    fn is_all_written(&self) -> bool {
+        let state = self.lock();
+        state.ended.is_empty() && state.calls.is_empty()
+    }
+
     async fn end_boot(&self) -> Result<(), StoreError> {
         let boot = self.turn.lock().await;
         let now_unix_ms = unix_ms_now();
@@ -298,22 +391,26 @@ impl Shared {
 
 impl Page {
     fn is_empty(&self) -> bool {
-        self.ended.is_empty() && self.observations.is_empty() && self.forgotten.is_empty()
+        self.ended.is_empty()
+            && self.observations.is_empty()
+            && self.forgotten.is_empty()
+            && self.groups.is_empty()
+            && self.over.is_empty()
     }
 }
 
 /// Writes records with their entries, and folds them into balances and spending.
 pub(super) async fn post(batch: &mut Batch, records: &[&CallRecord]) -> Result<(), StoreError> {
     let mut rows = Vec::with_capacity(records.len());
-    let mut entries = Vec::with_capacity(records.len() * 2);
+    let mut entries = Vec::with_capacity(records.len());
     let (mut balances, mut spending) = (BTreeMap::new(), BTreeMap::new());
     for record in records {
         rows.push(row_of(record));
-        let of_call = booking::of_call(record);
-        for (side, amount) in of_call.iter().flat_map(|entry| &entry.postings) {
+        let charge = booking::of_call(record);
+        for (side, amount) in charge.iter().flat_map(|entry| &entry.postings) {
             *balances.entry(*side).or_insert(0_i64) += amount.0;
         }
-        entries.extend(of_call);
+        entries.extend(charge);
         if record.settled.charge != NanoUsd::ZERO {
             for period in Period::of(record.sale.began_unix_ms) {
                 *spending.entry((record.sale.key, period)).or_insert(0_i64) += record.settled.charge.0;

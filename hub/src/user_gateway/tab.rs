@@ -17,8 +17,8 @@ use keyhaven_daemon::link::LinkStream;
 use keyhaven_protocol::demand::Demand;
 use keyhaven_protocol::frame::Abort;
 use keyhaven_protocol::frame::AbortReason;
-use keyhaven_protocol::frame::Receipt;
 use keyhaven_protocol::frame::ResponseHead;
+use keyhaven_protocol::leaf::Metered;
 use keyhaven_protocol::link::Incoming;
 use keyhaven_protocol::metering::CallMeter;
 use keyhaven_protocol::metering::Ending;
@@ -130,7 +130,7 @@ impl Tab {
         });
     }
 
-    fn settle(self: Box<Self>, gateway: &UserGateway, ending: Ending, receipt: Option<Receipt>) {
+    fn settle(self: Box<Self>, gateway: &UserGateway, ending: Ending, receipt: Option<Metered>) {
         let Self { order, sale, meter, link, sent, status, .. } = *self;
         let demand = sent.as_ref().map(|(_, demand)| demand);
         // An agent that says it did not send the request says so against itself.

@@ -60,6 +60,8 @@ use crate::keys::OfflineFiles;
 use crate::pricing::board::Prices;
 use crate::pricing::book::Begins;
 use crate::pricing::book::PriceBook;
+use crate::settlement::BookKeys;
+use crate::settlement::BookRules;
 use crate::settlement::Books;
 use crate::settlement::Others;
 use crate::settlement::deposit;
@@ -125,7 +127,7 @@ impl Scene {
         stock(&store, &keys).await;
         let directory = Directory::start(store.clone(), &tasks).await.unwrap();
         let prices = Prices::start(store.clone(), keys.signer().clone(), directory.changed(), &tasks).await.unwrap();
-        let books = Books::start(store, Others::None, &tasks).await.unwrap();
+        let books = Books::start(store, Others::None, BookKeys::samples(), BookRules::default(), &tasks).await.unwrap();
         let (summaries, calls) = broadcast::channel(64);
         let roster = Roster::new();
         let till = Till { prices, books, keys: keys.clone() };

@@ -8,10 +8,12 @@ mod admin_client;
 mod agent;
 mod config;
 mod confirm;
+mod dispute;
 mod doctor;
 mod init;
 mod key;
 mod key_limits;
+mod owner;
 mod price;
 mod reconcile;
 mod serve;
@@ -89,6 +91,12 @@ enum Command {
     /// Make accounts, book deposits, show balances.
     #[command(subcommand)]
     Account(account::AccountCommand),
+    /// List and resolve what the two sides of calls do not agree on.
+    #[command(subcommand)]
+    Dispute(dispute::DisputeCommand),
+    /// Show what owners earned, and pay them.
+    #[command(subcommand)]
+    Owner(owner::OwnerCommand),
     /// Show what one call cost.
     #[command(subcommand)]
     Call(usage::CallCommand),
@@ -152,6 +160,8 @@ impl Cli {
                 let config = global.load_beside_hub()?;
                 block_on(account::run(output, &config, command))
             }
+            Command::Dispute(command) => block_on(dispute::run(output, &global.load_beside_hub()?, command)),
+            Command::Owner(command) => block_on(owner::run(output, &global.load_beside_hub()?, command)),
             Command::Call(command) => block_on(usage::call(output, &global.load_beside_hub()?, command)),
             Command::Usage(args) => block_on(usage::usage(output, &global.load_beside_hub()?, args)),
             Command::Reconcile(command) => block_on(reconcile::run(output, &global.load_beside_hub()?, command)),
@@ -283,6 +293,11 @@ mod tests {
             "account deposit acme 12.50 --reference invoice-7",
             "account set acme --zone discount --block",
             "call show call_01890000000070008000000000000001",
+            "dispute list --all --json",
+            "dispute resolve call_01890000000070008000000000000001 --to consumer --note refund --yes",
+            "owner statement --agent office --csv",
+            "owner payout --reference 2026-11 --csv --yes",
+            "owner payout --reference 2026-11 --dry-run --json",
             "usage --key web --account acme --model gpt-4o --since 7d --json",
             "key revoke web --yes --dry-run",
             "price import model_prices.json",
@@ -321,6 +336,8 @@ mod tests {
             "account set acme --block --unblock",
             "account create acme --zone gold",
             "call show 7",
+            "dispute resolve call_01890000000070008000000000000001 --to hub --note x",
+            "owner statement",
             "--set nothing status",
             "completions cmd",
             "servve",

@@ -57,6 +57,13 @@ impl DepositError {
     }
 }
 
+/// Whether people can read and type it, and every database keeps it as it is: servers take no notice
+/// of spaces at the end.
+pub(super) fn is_reference(text: &str) -> bool {
+    let count = text.chars().count();
+    (1..=REFERENCE_CHARS_MAX).contains(&count) && text.trim() == text && !text.chars().any(char::is_control)
+}
+
 /// Books a deposit into an account that exists.
 ///
 /// # Errors
@@ -65,13 +72,7 @@ pub async fn deposit(store: &Store, deposit: &Deposit) -> Result<Booked, Deposit
     if deposit.amount <= NanoUsd::ZERO {
         return Err(DepositError::Amount);
     }
-    let reference = &deposit.reference;
-    if reference.is_empty()
-        // Servers take no notice of spaces at the end.
-        || reference.trim() != reference
-        || reference.chars().count() > REFERENCE_CHARS_MAX
-        || reference.chars().any(char::is_control)
-    {
+    if !is_reference(&deposit.reference) {
         return Err(DepositError::Reference);
     }
     let mut tries = 0;
@@ -82,7 +83,7 @@ pub async fn deposit(store: &Store, deposit: &Deposit) -> Result<Booked, Deposit
     match before.await? {
         None => Ok(Booked::Now),
         Some(before) if (before.account, before.amount) == (deposit.account, deposit.amount) => Ok(Booked::Before),
-        Some(before) => Err(DepositError::Differs { reference: reference.clone(), amount: before.amount }),
+        Some(before) => Err(DepositError::Differs { reference: deposit.reference.clone(), amount: before.amount }),
     }
 }
 

@@ -168,6 +168,15 @@ impl Batch {
         Ok(true)
     }
 
+    /// Whether there is a proof against this agent.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`].
+    pub async fn has_forked(&mut self, agent: AgentId) -> Result<bool, StoreError> {
+        let statement = "SELECT COUNT(*) AS found FROM fork_proofs WHERE agent_id = ?";
+        Ok(number(&query(statement).bind(agent.0).fetch_one(&mut self.change).await?, "found")? > 0)
+    }
+
     /// Refuses an agent's links until then; whoever follows the revision is told.
     ///
     /// # Errors

@@ -204,6 +204,18 @@ impl Batch {
         row.as_ref().map(chain_of).transpose()
     }
 
+    /// The newest chain of an agent, as of this batch.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] or [`StoreError::Damaged`].
+    pub async fn newest_chain(&mut self, agent: AgentId) -> Result<Option<ChainRow>, StoreError> {
+        let row = query(format!("{CHAIN_COLUMNS} WHERE agent_id = ? ORDER BY epoch DESC LIMIT 1"))
+            .bind(agent.0)
+            .fetch_optional(&mut self.change)
+            .await?;
+        row.as_ref().map(chain_of).transpose()
+    }
+
     /// Moves a chain on from where it stood. False: it stands elsewhere.
     ///
     /// # Errors

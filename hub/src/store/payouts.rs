@@ -78,14 +78,14 @@ impl Batch {
         row.as_ref().map(payout_of).transpose()
     }
 
-    /// What an owner was credited, less what was taken back, that was booked at this time or before.
+    /// What an owner was credited, or given in a dispute, at this time or before.
     ///
     /// # Errors
     /// [`StoreError::Query`].
     pub async fn earned_until(&mut self, agent: AgentId, until_unix_ms: u64) -> Result<NanoUsd, StoreError> {
         let statement = "SELECT CAST(COALESCE(SUM(postings.nano_usd), 0) AS SIGNED) AS earned FROM postings \
                          JOIN entries ON entries.id = postings.entry_id \
-                         WHERE side = 'owner' AND owner = ? AND kind = 'credit' AND at_unix_ms <= ?";
+                         WHERE side = 'owner' AND owner = ? AND kind IN ('credit', 'resolution') AND at_unix_ms <= ?";
         let row = query(statement).bind(agent.0).bind(time(until_unix_ms)?).fetch_one(&mut self.change).await?;
         amount(&row, "earned")
     }

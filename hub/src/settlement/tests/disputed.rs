@@ -6,8 +6,11 @@ use keyhaven_protocol::settle::SUSPENSE_MS;
 
 use super::leaf_writer::LeafWriter;
 use super::*;
+use crate::store::amnesia::ForkRow;
 
 on_every_engine![
+    an_owner_is_paid_once_what_has_waited_and_no_more,
+    an_agent_with_two_histories_is_not_paid,
     an_owner_may_take_less_before_and_after_the_credit,
     what_is_disputed_goes_back_after_thirty_days_and_never_to_the_hub,
     a_dispute_is_resolved_once_for_one_of_the_two,
@@ -95,5 +98,76 @@ async fn a_dispute_is_resolved_once_for_one_of_the_two(home: Home) {
     books.shared.return_disputed(u64::MAX / 2).await.unwrap();
 
     assert_eq!(scene.balances().await, [8600, 0, 400 + 600, 0, 400]);
+    scene.audit().await;
+}
+
+async fn an_owner_is_paid_once_what_has_waited_and_no_more(home: Home) {
+    let scene = Scene::open(&home).await;
+    scene.deposit(10_000).await;
+    let books = scene.books().await;
+    let mut agent = LeafWriter::new(books.boot());
+    scene.agent(&agent).await;
+    for (n, says) in [(1, 1000), (2, 400)] {
+        scene.sell(&books, n, 1000).await;
+        agent.serve(call(n), 1, says);
+    }
+    agent.commit(&books).await;
+    let (now, wait) = (unix_ms_now() + 1000, 1_000_000);
+    let pay = async |reference: &str, at| pay_out(&scene.store, reference, wait, at, true).await;
+
+    assert!(matches!(pay("early", now).await, Err(PayoutError::NothingDue)), "72 hours, or what is set");
+    assert!(matches!(pay(" ", now).await, Err(PayoutError::Reference)));
+    let planned = pay_out(&scene.store, "2026-11", wait, now + wait, false).await.unwrap();
+    assert_eq!((planned.len(), planned[0].amount), (1, NanoUsd(500 + 200)));
+    assert_eq!(scene.store.payouts_to(AGENT).await.unwrap(), [], "only said");
+    let made = pay("2026-11", now + wait).await.unwrap();
+    let again = pay("2026-11", now + 2 * wait).await.unwrap();
+    assert_eq!(made, again);
+    assert_eq!(made[0].leaves, agent.chain.head().size);
+    assert!(matches!(pay("2026-12", now + wait).await, Err(PayoutError::NothingDue)));
+    // What is given back later is taken from what is earned later.
+    let close = scene.store.leaf_hash(AGENT, 0, 2).await.unwrap().unwrap();
+    agent.adjust(call(1), 1, close, 800);
+    scene.sell(&books, 3, 1000).await;
+    agent.serve(call(3), 1, 1000);
+    agent.commit(&books).await;
+    let next = pay("2027-01", now + 2 * wait).await.unwrap();
+
+    assert_eq!(next[0].amount, NanoUsd(500 - 100));
+    assert_eq!(scene.store.balance(Side::Owner(AGENT)).await.unwrap(), NanoUsd(0));
+    assert_eq!(scene.store.balance(Side::Payouts).await.unwrap(), NanoUsd(700 + 400));
+    // The owner notes what came; another amount is not what was paid.
+    let noted = |amount| keyhaven_protocol::leaf::Payout {
+        payout: made[0].id,
+        leaves_before: made[0].leaves,
+        amount: NanoUsd(amount),
+        method: "csv".to_owned(),
+        reference: "transfer 1".to_owned(),
+    };
+    for amount in [700, 701] {
+        agent.append(keyhaven_protocol::leaf::Event::Payout(noted(amount)));
+    }
+    agent.commit(&books).await;
+    assert_eq!(agent.reasons()[8..], ["noted", "refused"]);
+    scene.audit().await;
+}
+
+async fn an_agent_with_two_histories_is_not_paid(home: Home) {
+    let scene = Scene::open(&home).await;
+    scene.deposit(10_000).await;
+    let books = scene.books().await;
+    let mut agent = LeafWriter::new(books.boot());
+    scene.agent(&agent).await;
+    scene.sell(&books, 1, 1000).await;
+    agent.serve(call(1), 1, 1000);
+    agent.commit(&books).await;
+    let fork = ForkRow { agent: AGENT, epoch: 0, at_leaf: 1, proof: "{}".to_owned(), noted_unix_ms: 1 };
+    let mut batch = scene.store.begin_batch(None, 1).await.unwrap();
+    assert!(batch.keep_fork_proof(&fork).await.unwrap());
+    batch.commit(None, 1).await.unwrap();
+
+    let paid = pay_out(&scene.store, "2026-11", 0, unix_ms_now() + 1000, true).await;
+
+    assert!(matches!(paid, Err(PayoutError::NothingDue)), "{paid:?}");
     scene.audit().await;
 }

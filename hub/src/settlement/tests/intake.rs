@@ -512,7 +512,7 @@ impl Scene {
         self.store.insert_account(&account).await.unwrap();
     }
 
-    async fn agent(&self, writer: &LeafWriter) {
+    pub(super) async fn agent(&self, writer: &LeafWriter) {
         let token = crate::store::join_tokens::NewToken {
             id: keyhaven_protocol::id::TokenId([1; 16]),
             agent: writer.chain.id().agent,

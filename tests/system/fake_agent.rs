@@ -268,7 +268,7 @@ fn seen(answer: &Answer, wanted: Seen) -> Result<()> {
 }
 
 pub(crate) struct Fake {
-    agent: RawAgent,
+    pub(crate) agent: RawAgent,
     tunnel: std::net::SocketAddr,
     /// What it says of the hub's prices.
     held: Bytes,

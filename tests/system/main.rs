@@ -24,6 +24,7 @@ mod idempotency;
 mod idle;
 mod killed_at_calls;
 mod kit;
+mod leaves;
 mod lying_agent;
 mod oracles;
 mod prices_change;

@@ -20,6 +20,7 @@ pub mod meta;
 pub mod payouts;
 pub mod price_tables;
 pub mod reconcile;
+pub mod reconcile_chains;
 pub mod standing;
 
 use std::io;

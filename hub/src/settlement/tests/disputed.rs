@@ -7,8 +7,10 @@ use keyhaven_protocol::settle::SUSPENSE_MS;
 use super::leaf_writer::LeafWriter;
 use super::*;
 use crate::store::amnesia::ForkRow;
+use crate::store::reconcile_chains::ChainDifference;
 
 on_every_engine![
+    books_and_chains_are_compared_and_every_difference_is_told_with_both_figures,
     an_owner_is_paid_once_what_has_waited_and_no_more,
     an_agent_with_two_histories_is_not_paid,
     an_owner_may_take_less_before_and_after_the_credit,
@@ -170,4 +172,43 @@ async fn an_agent_with_two_histories_is_not_paid(home: Home) {
 
     assert!(matches!(paid, Err(PayoutError::NothingDue)), "{paid:?}");
     scene.audit().await;
+}
+
+async fn books_and_chains_are_compared_and_every_difference_is_told_with_both_figures(home: Home) {
+    let scene = Scene::open(&home).await;
+    scene.deposit(10_000).await;
+    let books = scene.books().await;
+    let mut agent = LeafWriter::new(books.boot());
+    for (n, says) in [(1, Some(1000)), (2, Some(400)), (3, None)] {
+        scene.sell(&books, n, 1000).await;
+        if let Some(says) = says {
+            agent.serve(call(n), 1, says);
+        }
+    }
+    agent.serve(call(4), 1, 70);
+    agent.commit(&books).await;
+
+    let done = scene.store.reconcile_chains(unix_ms_now()).await.unwrap();
+
+    assert_eq!((done.chains, done.leaves, done.credited, done.waiting, done.broken), (1, 7, 3, 0, 0));
+    let told: Vec<_> = done
+        .findings
+        .iter()
+        .map(|found| (found.what, found.which.clone(), found.class.as_str(), found.hub_nano_usd, found.agent_nano_usd))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (ChainDifference::Missing, call(3).to_string(), "no_leaf", Some(1000), None),
+            (ChainDifference::Extra, call(4).to_string(), "unobserved", None, Some(70)),
+            (ChainDifference::Differing, call(2).to_string(), "agent_below", Some(1000), Some(400)),
+        ]
+    );
+    assert_eq!((done.missing, done.extra, done.differing), (1, 1, 1));
+    scene.store.put_reconciled_chains(&done).await.unwrap();
+    assert_eq!(scene.store.reconciled_chains().await.unwrap(), Some(done));
+    // A leaf is gone, as only a fault of the database can have it.
+    scene.store.raw("DELETE FROM leaves WHERE number = 6").await;
+    let broken = scene.store.reconcile_chains(unix_ms_now()).await.unwrap();
+    assert_eq!((broken.broken, broken.findings[3].which.as_str()), (1, "epoch 0: 6 leaves of 7"));
 }

@@ -231,6 +231,21 @@ impl Stated {
         let number = statement.signing_key;
         let key = keys.key(number).filter(|_| number >= oldest_key).ok_or(StatementError::Key(number))?;
         Domain::Statement.verify(key, body, &signature).map_err(|_| StatementError::Signature)?;
+        self.follow(&statement, hash_of(bytes), leaf)?;
+        Ok(statement)
+    }
+
+    /// Takes a statement of which it is known that the fleet signed it, about this chain; the
+    /// hash is that of its bytes.
+    ///
+    /// # Errors
+    /// When it is not the next one, or about other leaves.
+    pub fn follow(
+        &mut self,
+        statement: &Statement,
+        hash: Hash,
+        leaf: impl Fn(u64) -> Option<Hash>,
+    ) -> Result<(), StatementError> {
         if statement.number != self.statements {
             return Err(StatementError::Gap { expected: self.statements, found: statement.number });
         }
@@ -240,9 +255,9 @@ impl Stated {
         if statement.first_leaf != self.leaves {
             return Err(StatementError::Leaves { expected: self.leaves, found: statement.first_leaf });
         }
-        let (leaves, open) = self.lines(&statement, leaf)?;
-        *self = Self { statements: self.statements.saturating_add(1), hash: hash_of(bytes), leaves, open };
-        Ok(statement)
+        let (leaves, open) = self.lines(statement, leaf)?;
+        *self = Self { statements: self.statements.saturating_add(1), hash, leaves, open };
+        Ok(())
     }
 
     /// How many leaves are stated after these lines, and which of them are open.

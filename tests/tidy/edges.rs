@@ -18,6 +18,7 @@ const CRATES: &[Row] = &[
     ("agent", &["daemon", "protocol"]),
     ("tests", &["agent", "daemon", "hub", "protocol"]),
     ("tests/demo", &["agent", "daemon", "hub", "protocol"]),
+    ("tests/worlds", &["protocol"]),
 ];
 
 /// Rooms of each shipped crate, from the rim inwards.

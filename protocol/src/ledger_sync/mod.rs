@@ -28,6 +28,4 @@ pub use release::Leaving;
 pub use release::Release;
 
 #[cfg(test)]
-mod simulation;
-#[cfg(test)]
 mod tests;

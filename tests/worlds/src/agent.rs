@@ -180,8 +180,25 @@ impl Agent {
         self.half = AgentHalf::new(LIMITS, self.durable);
     }
 
-    /// It is an older copy of itself: what it has ends here, and a new chain begins.
+    /// It is an older copy of itself: what it has ends here, and a new chain begins. It says again
+    /// what the hub has not stated: OPEN and CLOSE of attempts that are not settled.
     pub(crate) fn begin_epoch(&mut self, at: u64) {
+        let mut again: Vec<(Ticket, Option<Figure>, bool)> = Vec::new();
+        for (number, leaf) in self.log.iter().enumerate() {
+            match leaf.said {
+                Said::Open(ticket) => again.push((ticket, None, false)),
+                Said::Close { call, attempt, figure, .. } => {
+                    let told = self.told.get(number).copied().flatten();
+                    let is_settled = told.is_some_and(|told| told.reason != Reason::Open);
+                    let same =
+                        |open: &&mut (Ticket, Option<Figure>, bool)| (open.0.call, open.0.attempt) == (call, attempt);
+                    if let Some(open) = again.iter_mut().find(same) {
+                        (open.1, open.2) = (figure, is_settled);
+                    }
+                }
+                Said::Epoch | Said::Adjust { .. } => {}
+            }
+        }
         self.past.push(std::mem::take(&mut self.log));
         self.epoch += 1;
         self.running.clear();
@@ -190,8 +207,13 @@ impl Agent {
         self.told.clear();
         self.cosigned = 0;
         self.append(at, Said::Epoch);
-        self.durable = 1;
-        self.half = AgentHalf::new(LIMITS, 1);
+        for (ticket, figure, _) in again.into_iter().filter(|(_, _, is_settled)| !is_settled) {
+            let Ticket { call, attempt, .. } = ticket;
+            self.append(at, Said::Open(ticket));
+            self.append(at, Said::Close { call, attempt, ticket: ticket.hash(), figure });
+        }
+        self.durable = self.log.len() as u64;
+        self.half = AgentHalf::new(LIMITS, self.durable);
     }
 
     /// Takes a statement. False: it does not follow from what was said, and all must be said

@@ -52,6 +52,8 @@ pub(crate) struct ChargeRow {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CreditRow {
     pub(crate) agent: u8,
+    /// Of which chain the leaf is.
+    pub(crate) epoch: u32,
     pub(crate) stands: Stands,
 }
 
@@ -151,7 +153,7 @@ pub(crate) enum Op {
     Leaf(u8, u32, Leaf),
     Head(u8, u32, Head),
     Wait(Waiting),
-    WaitLess(u32, u8, Claim),
+    WaitLess(u32, u8, u32, Claim),
     Decided(u32, u8, u64),
     Stated(u8, u32, Rc<Statement>, u64),
     Amnesia(Amnesia),
@@ -308,8 +310,9 @@ impl Books {
                 row.cosign = Cosign::stored(row.id, *head);
             }
             Op::Wait(waiting) => self.waiting.push(*waiting),
-            Op::WaitLess(call, attempt, claim) => {
-                let same = |row: &&mut Waiting| row.ticket.call == *call && row.ticket.attempt == *attempt;
+            Op::WaitLess(call, attempt, epoch, claim) => {
+                let same =
+                    |row: &&mut Waiting| (row.ticket.call, row.ticket.attempt, row.epoch) == (*call, *attempt, *epoch);
                 self.waiting.iter_mut().filter(same).for_each(|row| row.claim = *claim);
             }
             Op::Decided(epoch, agent, number) => {

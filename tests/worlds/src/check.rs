@@ -201,7 +201,9 @@ impl World {
                     all.margin -= tried.credit;
                     continue;
                 };
-                let settled = settled(number, call, &charge, tried)?;
+                let row = self.books.call(u32::try_from(number).expect("few calls")).credits[which];
+                let settled = settled(call, &charge, tried, row.map(|row| row.epoch))
+                    .map_err(|fault| format!("call {number}: {fault}"))?;
                 let paid = share(settled.unwrap_or(charge.list), call.zone, true);
                 let earned = share(settled.unwrap_or(charge.list), call.tier, false);
                 all.consumers[usize::from(call.consumer)] -= paid;
@@ -327,19 +329,20 @@ fn check_charge(
     }
 }
 
-/// The list cost that is settled for the attempt that was charged; none while no leaf came.
-fn settled(number: usize, call: &Call, charge: &ChargeRow, tried: &Attempt) -> Result<Option<i64>, String> {
-    if tried.claims.is_empty() {
-        return if tried.credit == 0 { Ok(None) } else { Err(format!("call {number} is credited without a leaf")) };
-    }
-    let of_claim = |claim: &Claimed| {
-        let least = claim.list.map_or(charge.list, |list| list.min(charge.list));
-        least.min(claim.lowered.unwrap_or(i64::MAX)).max(0)
+/// The list cost that is settled for the attempt that was charged, by the claim that was credited;
+/// none while no leaf came.
+fn settled(call: &Call, charge: &ChargeRow, tried: &Attempt, credited: Option<u32>) -> Result<Option<i64>, String> {
+    let say = |what: &str| Err(format!("an attempt {what}: {call:?}, {charge:?}, {tried:?}"));
+    let Some(claim) = tried.claims.iter().find(|claim| Some(claim.epoch) == credited) else {
+        return match (tried.claims.is_empty(), tried.credit) {
+            (true, 0) => Ok(None),
+            (true, _) => say("is credited without a leaf"),
+            (false, _) => say("has a leaf and no credit"),
+        };
     };
-    let mut all = tried.claims.iter().map(of_claim);
-    let found = all.find(|list| share(*list, call.tier, false) == tried.credit);
-    let credit = tried.credit;
-    found.map(Some).ok_or_else(|| format!("call {number} is credited {credit}: {call:?}, {charge:?}, {tried:?}"))
+    let least = claim.list.map_or(charge.list, |list| list.min(charge.list));
+    let settled = least.min(claim.lowered.unwrap_or(i64::MAX)).max(0);
+    if share(settled, call.tier, false) == tried.credit { Ok(Some(settled)) } else { say("is credited wrongly") }
 }
 
 /// A share of an amount, in whole nano-dollars.

@@ -314,7 +314,7 @@ impl World {
 
     /// The credit of an attempt by its CLOSE leaf, booked if the call has ended.
     fn credit(&mut self, hub: usize, leaf: &Waiting) -> Result<Credited, String> {
-        let Waiting { ticket, claim, agent, .. } = *leaf;
+        let Waiting { ticket, claim, agent, epoch, .. } = *leaf;
         let observed = self.observed(hub, &ticket);
         let observed = match (observed, self.setting.mutant) {
             (Observed::Nothing(_), Some(Mutant::AlwaysAmnesia)) => Observed::Nothing(Remedy::Amnesia),
@@ -349,7 +349,7 @@ impl World {
             self.books.record(Op::Budget(agent, left));
         }
         let stands = Stands { paid_by, list: credited.list };
-        self.books.record(Op::Credit(ticket.call, ticket.attempt, CreditRow { agent, stands }));
+        self.books.record(Op::Credit(ticket.call, ticket.attempt, CreditRow { agent, epoch, stands }));
         self.enter(Key::Credit(ticket.call, ticket.attempt), &ticket, credited.credit);
         Ok(credited)
     }
@@ -451,19 +451,21 @@ impl World {
                 Claim::Died { .. } | Claim::Refused => 0,
             };
             let claim = Claim::Figure(Metered { list: NanoUsd(list), response_bytes: bytes });
-            self.books.record(Op::WaitLess(call, attempt, claim));
+            self.books.record(Op::WaitLess(call, attempt, epoch, claim));
             return Ok(None);
         }
         let ticket = self.books.chain(usize::from(agent), epoch).and_then(|chain| chain.ticket(call, attempt));
         let row = self.books.call(call).credits[usize::from(attempt) - 1];
-        let (Some(ticket), Some(row)) = (ticket, row.filter(|row| row.agent == agent)) else { return Ok(None) };
+        let (Some(ticket), Some(row)) = (ticket, row.filter(|row| (row.agent, row.epoch) == (agent, epoch))) else {
+            return Ok(None);
+        };
         let shares = ticket.terms().shares;
         let mut lowered = lower(row.stands, NanoUsd(list), shares).map_err(|error| error.to_string())?;
         if self.is(Mutant::RaisesCredit) {
             lowered.moves = lowered.moves.reversed().map_err(|error| error.to_string())?;
         }
         let stands = Stands { list: lowered.list, ..row.stands };
-        self.books.record(Op::Credit(call, attempt, CreditRow { agent, stands }));
+        self.books.record(Op::Credit(call, attempt, CreditRow { agent, epoch, stands }));
         self.enter(Key::Lowering(epoch, agent, number), &ticket, lowered.moves);
         let credit = match stands.paid_by {
             PaidBy::Nobody => NanoUsd::ZERO,

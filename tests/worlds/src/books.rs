@@ -5,12 +5,10 @@
 
 use std::rc::Rc;
 
-use keyhaven_protocol::chain::Attempts;
+use keyhaven_protocol::chain::Attempt;
 use keyhaven_protocol::chain::ChainId;
 use keyhaven_protocol::id::AgentId;
 use keyhaven_protocol::id::FleetId;
-use keyhaven_protocol::leaf::Adjust;
-use keyhaven_protocol::leaf::AdjustReason;
 use keyhaven_protocol::leaf::Head;
 use keyhaven_protocol::leaf::Purpose;
 use keyhaven_protocol::money::NanoUsd;
@@ -24,7 +22,8 @@ use keyhaven_protocol::statement::Statement;
 use crate::records::Leaf;
 use crate::records::Said;
 use crate::records::Ticket;
-use crate::records::call_id;
+use crate::records::adjust;
+use crate::records::close;
 use crate::records::wide;
 
 pub(crate) const AGENTS: usize = 3;
@@ -124,8 +123,9 @@ pub(crate) struct ChainRow {
     pub(crate) id: ChainId,
     pub(crate) leaves: Vec<Leaf>,
     pub(crate) cosign: Cosign,
-    pub(crate) attempts: Attempts,
-    pub(crate) tickets: Vec<Ticket>,
+    /// Calls and attempts that were opened, and what was said of them, in the same order.
+    keys: Vec<(u32, u8)>,
+    attempts: Vec<(Ticket, Attempt)>,
     pub(crate) stated: Stated,
     pub(crate) statements: Vec<Rc<Statement>>,
 }
@@ -360,8 +360,8 @@ impl ChainRow {
             id,
             leaves: Vec::new(),
             cosign: Cosign::new(id),
-            attempts: Attempts::default(),
-            tickets: Vec::new(),
+            keys: Vec::new(),
+            attempts: Vec::new(),
             stated: Stated::NOTHING,
             statements: Vec::new(),
         }
@@ -374,28 +374,34 @@ impl ChainRow {
             Said::Epoch => self.leaves.len() == 1,
             Said::Open(ticket) if checks_tickets && (!ticket.is_signed() || ticket.agent != agent) => false,
             Said::Open(ticket) => {
-                let ceiling = NanoUsd(ticket.ceiling);
-                let opened =
-                    self.attempts.open(call_id(ticket.call), ticket.attempt, wide(ticket.hash()), ceiling).is_ok();
-                if opened {
-                    self.tickets.push(ticket);
+                let is_new = self.position(ticket.call, ticket.attempt).is_none();
+                if is_new {
+                    self.keys.push((ticket.call, ticket.attempt));
+                    self.attempts.push((ticket, Attempt::opened(wide(ticket.hash()), NanoUsd(ticket.ceiling))));
                 }
-                opened
+                is_new
             }
             Said::Close { call, attempt, ticket, figure } => {
-                let list = figure.map(|figure| NanoUsd(figure.list));
-                self.attempts.close(call_id(call), attempt, &wide(ticket), list, wide(leaf.hash)).is_ok()
+                let close = close(call, attempt, wide(ticket), figure);
+                self.attempt(call, attempt).is_some_and(|opened| opened.close(&close, wide(leaf.hash)).is_ok())
             }
             Said::Adjust { call, attempt, corrects, list } => {
-                let (call, corrects, reason) = (call_id(call), wide(corrects), AdjustReason::OwnError);
-                let adjust = Adjust { call, attempt, corrects, list: NanoUsd(list), reason };
-                self.attempts.adjust(&adjust, wide(leaf.hash)).is_ok()
+                let adjust = adjust(call, attempt, wide(corrects), list);
+                self.attempt(call, attempt).is_some_and(|opened| opened.adjust(&adjust, wide(leaf.hash)).is_ok())
             }
         }
     }
 
+    fn position(&self, call: u32, attempt: u8) -> Option<usize> {
+        self.keys.iter().rposition(|key| *key == (call, attempt))
+    }
+
+    fn attempt(&mut self, call: u32, attempt: u8) -> Option<&mut Attempt> {
+        self.position(call, attempt).map(|at| &mut self.attempts[at].1)
+    }
+
     pub(crate) fn ticket(&self, call: u32, attempt: u8) -> Option<Ticket> {
-        self.tickets.iter().rev().find(|ticket| ticket.call == call && ticket.attempt == attempt).copied()
+        self.position(call, attempt).map(|at| self.attempts[at].0)
     }
 
     pub(crate) fn size(&self) -> u64 {

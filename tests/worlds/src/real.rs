@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use keyhaven_protocol::chain::Audit;
@@ -22,20 +23,13 @@ use keyhaven_protocol::id::VendorKeyId;
 use keyhaven_protocol::key_list::KeyEntry;
 use keyhaven_protocol::key_list::KeyList;
 use keyhaven_protocol::leaf;
-use keyhaven_protocol::leaf::Adjust;
-use keyhaven_protocol::leaf::AdjustReason;
-use keyhaven_protocol::leaf::Close;
 use keyhaven_protocol::leaf::EpochReason;
 use keyhaven_protocol::leaf::EpochStart;
 use keyhaven_protocol::leaf::Event;
 use keyhaven_protocol::leaf::Head;
-use keyhaven_protocol::leaf::Metered;
 use keyhaven_protocol::leaf::Purpose;
-use keyhaven_protocol::metering::Outcome;
-use keyhaven_protocol::metering::Rule;
 use keyhaven_protocol::money::NanoUsd;
 use keyhaven_protocol::money::Ppm;
-use keyhaven_protocol::price::ServiceTier;
 use keyhaven_protocol::sealed::ArchiveKey;
 use keyhaven_protocol::sealed::Payer;
 use keyhaven_protocol::sealed::SealedFor;
@@ -51,17 +45,16 @@ use keyhaven_protocol::ticket;
 use keyhaven_protocol::ticket::Gate;
 use keyhaven_protocol::ticket::Order;
 use keyhaven_protocol::ticket::SignedTicket;
-use keyhaven_protocol::usage::Doubts;
-use keyhaven_protocol::usage::Meters;
 
 use crate::books::AGENTS;
 use crate::books::chain_id;
 use crate::hub::Batch;
-use crate::records::Figure;
 use crate::records::Leaf;
 use crate::records::Said;
 use crate::records::Ticket;
+use crate::records::adjust;
 use crate::records::call_id;
+use crate::records::close;
 use crate::records::index;
 use crate::records::narrow;
 use crate::world::World;
@@ -151,27 +144,13 @@ impl Real {
                 previous: None,
             }),
             Said::Open(ticket) => Event::Open(self.ticket(ticket)),
-            Said::Close { call, attempt, ticket, figure } => Event::Close(Close {
-                call: call_id(*call),
-                attempt: *attempt,
-                ticket: self.tickets.get(ticket).map_or(Hex([0; 32]), SignedTicket::hash),
-                status: figure.map(|_| 200),
-                vendor_ended: figure.is_some(),
-                metered: figure.map(metered),
-                request_bytes: 1,
-                vendor_bytes: 1,
-                request_digest: None,
-                response_digest: None,
-                vendor_request: None,
-                lasted_ms: 1,
-            }),
-            Said::Adjust { call, attempt, corrects, list } => Event::Adjust(Adjust {
-                call: call_id(*call),
-                attempt: *attempt,
-                corrects: self.leaf_hash(*corrects),
-                list: NanoUsd(*list),
-                reason: AdjustReason::OwnError,
-            }),
+            Said::Close { call, attempt, ticket, figure } => {
+                let ticket = self.tickets.get(ticket).map_or(Hex([0; 32]), SignedTicket::hash);
+                Event::Close(close(*call, *attempt, ticket, *figure))
+            }
+            Said::Adjust { call, attempt, corrects, list } => {
+                Event::Adjust(adjust(*call, *attempt, self.leaf_hash(*corrects), *list))
+            }
         }
     }
 
@@ -212,16 +191,17 @@ impl World {
     pub(crate) fn real_admits(&mut self, agent: usize, ticket: &Ticket, stub: bool) -> Result<(), String> {
         let Some(real) = &mut self.real else { return Ok(()) };
         let bytes = real.ticket(ticket).bytes().to_vec();
-        let mut gate = Gate {
+        let gate = Gate {
             agent: chain_id(small(agent), 0).agent,
-            keys: real.keys.clone(),
+            keys: Arc::new(real.keys.clone()),
             oldest_key: 0,
             meter_rules: 1,
             tier_floor: Ppm(1),
-            seen: self.agents[agent].seen.clone(),
         };
         let order = Order { call: call_id(ticket.call), vendor_key: VENDOR_KEY, endpoint: ENDPOINT };
-        same("the gate", stub, gate.admit(&bytes, order, |_, _| true).is_ok())
+        let mut seen = self.agents[agent].seen.clone();
+        let examined = gate.examine(&bytes, order, |_, _| true);
+        same("the gate", stub, examined.is_ok_and(|signed| seen.admit(signed.ticket()).is_ok()))
     }
 
     /// The group of leaves that an agent sends, signed by this one.
@@ -341,22 +321,6 @@ impl World {
 
 fn same(what: &str, stub: bool, real: bool) -> Result<(), String> {
     if stub == real { Ok(()) } else { Err(format!("{what}: the stub says {stub}, and the records {real}")) }
-}
-
-fn metered(figure: Figure) -> Metered {
-    Metered {
-        outcome: Outcome::Complete,
-        rule: Rule::Stated,
-        doubts: Doubts::default(),
-        tier: ServiceTier::Standard,
-        model: None,
-        meters: Meters::default(),
-        heard_model: None,
-        heard: Meters::default(),
-        list: NanoUsd(figure.list),
-        response_bytes: figure.bytes.into(),
-        elapsed_ms: 0,
-    }
 }
 
 fn small(number: usize) -> u8 {

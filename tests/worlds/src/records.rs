@@ -7,12 +7,21 @@
 
 use keyhaven_protocol::hex::Hex;
 use keyhaven_protocol::id::CallId;
+use keyhaven_protocol::leaf::Adjust;
+use keyhaven_protocol::leaf::AdjustReason;
+use keyhaven_protocol::leaf::Close;
 use keyhaven_protocol::leaf::Head;
+use keyhaven_protocol::leaf::Metered;
+use keyhaven_protocol::metering::Outcome;
+use keyhaven_protocol::metering::Rule;
 use keyhaven_protocol::money::NanoUsd;
 use keyhaven_protocol::money::Ppm;
+use keyhaven_protocol::price::ServiceTier;
 use keyhaven_protocol::settle::Shares;
 use keyhaven_protocol::settle::Terms;
 use keyhaven_protocol::signing::Hash;
+use keyhaven_protocol::usage::Doubts;
+use keyhaven_protocol::usage::Meters;
 
 use crate::random::mix;
 
@@ -131,6 +140,45 @@ fn hash(before: u64, at: u64, said: &Said) -> u64 {
         }
     };
     mix(mix(before ^ mix(says)) ^ at)
+}
+
+/// A CLOSE as the shipped types have it.
+pub(crate) fn close(call: u32, attempt: u8, ticket: Hash, figure: Option<Figure>) -> Close {
+    Close {
+        call: call_id(call),
+        attempt,
+        ticket,
+        status: figure.map(|_| 200),
+        vendor_ended: figure.is_some(),
+        metered: figure.map(metered),
+        request_bytes: 1,
+        vendor_bytes: 1,
+        request_digest: None,
+        response_digest: None,
+        vendor_request: None,
+        lasted_ms: 1,
+    }
+}
+
+/// An ADJUST as the shipped types have it.
+pub(crate) fn adjust(call: u32, attempt: u8, corrects: Hash, list: i64) -> Adjust {
+    Adjust { call: call_id(call), attempt, corrects, list: NanoUsd(list), reason: AdjustReason::OwnError }
+}
+
+fn metered(figure: Figure) -> Metered {
+    Metered {
+        outcome: Outcome::Complete,
+        rule: Rule::Stated,
+        doubts: Doubts::default(),
+        tier: ServiceTier::Standard,
+        model: None,
+        meters: Meters::default(),
+        heard_model: None,
+        heard: Meters::default(),
+        list: NanoUsd(figure.list),
+        response_bytes: figure.bytes.into(),
+        elapsed_ms: 0,
+    }
 }
 
 /// An agent's signature of a head of its chain.

@@ -421,7 +421,6 @@ async fn what_tells_of_the_consumer_or_the_way_stays_at_the_hub_and_the_rest_pas
         ("via", "1.1 proxy"),
         ("openai-organization", "org-other"),
         ("openai-project", "proj_other"),
-        ("idempotency-key", "1"),
         ("proxy-authorization", "Basic dTpw"),
         ("ocp-apim-subscription-key", "k"),
         ("connection", "x-private, upgrade"),

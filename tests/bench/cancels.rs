@@ -17,8 +17,9 @@ use crate::wire;
 use crate::wire::Call;
 use crate::wire::Observer;
 
-/// A request of which half is sent; more than any socket on the way holds back.
-const UPLOAD_BYTES: usize = 1024 * 1024;
+/// A request of which half is sent; that is more than any socket on the way holds back, and more than a
+/// hub waits for to know what the call may cost (`calls.replayed_body_bytes`, 4 MiB).
+const UPLOAD_BYTES: usize = 9 * 1024 * 1024;
 
 /// A hub withholds the last piece of a request until its scan agrees.
 const WITHHELD_BYTES: usize = 128 * 1024;

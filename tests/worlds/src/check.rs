@@ -38,8 +38,16 @@ struct Claimed {
 #[derive(Debug, Clone, Default)]
 struct Attempt {
     claims: Vec<Claimed>,
+    /// The chain whose claim was decided.
+    decided: Option<u32>,
     /// What the owner got for it.
     credit: i64,
+}
+
+impl Attempt {
+    fn credited(&self) -> Option<&Claimed> {
+        self.claims.iter().find(|claim| Some(claim.epoch) == self.decided)
+    }
 }
 
 /// What the hub paid beyond what it took.
@@ -153,6 +161,11 @@ impl World {
                 }
             }
         }
+        for (row, tries) in self.books.calls.iter().zip(attempts.chunks_mut(ATTEMPTS)) {
+            for (credit, attempt) in row.credits.iter().zip(tries) {
+                attempt.decided = credit.map(|credit| credit.epoch);
+            }
+        }
         for entry in &self.books.entries {
             match entry.key {
                 Key::Credit(call, attempt) => attempts[at(call, attempt)].credit += entry.moves.owner.0,
@@ -178,9 +191,7 @@ impl World {
         for (number, call) in self.truth.iter().enumerate() {
             let tries = &attempts[number * ATTEMPTS..(number + 1) * ATTEMPTS];
             let charge = self.books.calls.get(number).and_then(|row| row.charge);
-            let is_honest = |attempt: &Attempt| attempt.claims.iter().all(|claim| !self.agents[claim.agent].cheats);
-            let are_honest = tries.iter().all(is_honest);
-            check_charge(number, call, charge, tries, are_honest)?;
+            check_charge(number, call, charge, tries)?;
             for (which, (attempt, tried)) in call.attempts.iter().zip(tries).enumerate() {
                 let charge = charge.filter(|charge| usize::from(charge.attempt) == which + 1);
                 let owner = usize::from(attempt.agent);
@@ -201,9 +212,7 @@ impl World {
                     all.margin -= tried.credit;
                     continue;
                 };
-                let row = self.books.call(u32::try_from(number).expect("few calls")).credits[which];
-                let settled = settled(call, &charge, tried, row.map(|row| row.epoch))
-                    .map_err(|fault| format!("call {number}: {fault}"))?;
+                let settled = settled(call, &charge, tried).map_err(|fault| format!("call {number}: {fault}"))?;
                 let paid = share(settled.unwrap_or(charge.list), call.zone, true);
                 let earned = share(settled.unwrap_or(charge.list), call.tier, false);
                 all.consumers[usize::from(call.consumer)] -= paid;
@@ -298,13 +307,7 @@ impl World {
 }
 
 /// Whether a call is charged what it should be.
-fn check_charge(
-    number: usize,
-    call: &Call,
-    charge: Option<ChargeRow>,
-    tries: &[Attempt],
-    are_honest: bool,
-) -> Result<(), String> {
+fn check_charge(number: usize, call: &Call, charge: Option<ChargeRow>, tries: &[Attempt]) -> Result<(), String> {
     let say = |what: &str| Err(format!("call {number} {what}: {call:?}, {charge:?}, {tries:?}"));
     let claims = |attempt: u8, list: i64| {
         let claims = tries[usize::from(attempt) - 1].claims.iter();
@@ -314,9 +317,11 @@ fn check_charge(
     };
     let Some(charge) = charge else {
         let costs = call.got > 0 || call.ended.is_some_and(|(_, list)| list > 0);
-        let is_claimed =
-            tries.iter().flat_map(|attempt| &attempt.claims).any(|claim| claim.lowered.or(claim.list).unwrap_or(0) > 0);
-        let is_lost = call.is_forgettable && !(is_claimed && are_honest);
+        // Leaves that came and were decided say what it cost; where none did, they are lost.
+        let decided = tries.iter().filter_map(Attempt::credited);
+        let is_claimed = decided.into_iter().any(|claim| claim.lowered.or(claim.list).unwrap_or(0) > 0);
+        let is_undecided = tries.iter().any(|attempt| !attempt.claims.is_empty() && attempt.decided.is_none());
+        let is_lost = call.is_forgettable && !is_claimed && !is_undecided;
         return if costs && !is_lost { say("is not charged") } else { Ok(()) };
     };
     match charge.source {
@@ -331,9 +336,9 @@ fn check_charge(
 
 /// The list cost that is settled for the attempt that was charged, by the claim that was credited;
 /// none while no leaf came.
-fn settled(call: &Call, charge: &ChargeRow, tried: &Attempt, credited: Option<u32>) -> Result<Option<i64>, String> {
+fn settled(call: &Call, charge: &ChargeRow, tried: &Attempt) -> Result<Option<i64>, String> {
     let say = |what: &str| Err(format!("an attempt {what}: {call:?}, {charge:?}, {tried:?}"));
-    let Some(claim) = tried.claims.iter().find(|claim| Some(claim.epoch) == credited) else {
+    let Some(claim) = tried.credited() else {
         return match (tried.claims.is_empty(), tried.credit) {
             (true, 0) => Ok(None),
             (true, _) => say("is credited without a leaf"),

@@ -24,7 +24,6 @@ use crate::world::World;
 /// What a chain in the books says of an attempt.
 #[derive(Debug, Clone, Copy)]
 struct Claimed {
-    agent: usize,
     epoch: u32,
     /// The hash of the leaf that stands.
     stands: u64,
@@ -145,7 +144,7 @@ impl World {
                             let list = figure.map(|figure| figure.list);
                             let known = &mut attempts[at(call, attempt)].claims;
                             if list.unwrap_or(0) <= open.ceiling && known.iter().all(|claim| claim.epoch != epoch) {
-                                known.push(Claimed { agent, epoch, stands: leaf.hash, list, lowered: None });
+                                known.push(Claimed { epoch, stands: leaf.hash, list, lowered: None });
                             }
                         }
                         Said::Adjust { call, attempt, corrects, list } => {

@@ -93,7 +93,9 @@ async fn a_hub_that_is_to_replace_none_just_serves() -> Result<()> {
 
     hub.process.says("there is none to replace", PATIENCE).await?;
     // As a hub of an earlier version, which has no such socket.
-    std::fs::remove_file(site.dir().join("handover.sock"))?;
+    let socket = site.dir().join("handover.sock");
+    eventually("a socket", || async { Ok(socket.exists().then_some(())) }).await?;
+    std::fs::remove_file(&socket)?;
     let refused = site.run(&["serve", "--replace", "--json"]).await?;
     assert_eq!(failure_code(&refused).as_deref(), Some("KH-E5002"), "{}", refused.stderr);
     assert!(refused.stderr.contains("too old to be replaced"), "{}", refused.stderr);

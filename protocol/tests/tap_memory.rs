@@ -28,18 +28,6 @@ const EVENT_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes fed at once, as they come off a link.
 const PIECE_BYTES: usize = 16 * 1024;
 
-const FORMS: [Form; 9] = [
-    Form::Completions,
-    Form::DeepSeekCompletions,
-    Form::Responses,
-    Form::Embeddings,
-    Form::Images,
-    Form::Speech,
-    Form::Transcription,
-    Form::Realtime,
-    Form::Messages,
-];
-
 #[test]
 fn a_tap_takes_no_more_memory_the_longer_and_the_stranger_its_answer_is() {
     for (name, shape, answer) in answers() {
@@ -53,7 +41,7 @@ fn a_tap_takes_no_more_memory_the_longer_and_the_stranger_its_answer_is() {
         ];
         for (coding, bytes) in coded {
             // Forms differ in what they look for in the same JSON, not in how it was coded.
-            let forms = if coding == Coding::Identity { &FORMS[..] } else { &FORMS[..1] };
+            let forms = if coding == Coding::Identity { &Form::ALL[..] } else { &Form::ALL[..1] };
             for form in forms {
                 let most = STATE_BYTES_MAX + if coding == Coding::Identity { 0 } else { INFLATE_BYTES_MAX };
                 let before = ALLOCATED.current_usage();

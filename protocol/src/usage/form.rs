@@ -30,6 +30,21 @@ pub enum Form {
     Messages,
 }
 
+impl Form {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Completions,
+        Self::DeepSeekCompletions,
+        Self::Responses,
+        Self::Embeddings,
+        Self::Images,
+        Self::Speech,
+        Self::Transcription,
+        Self::Realtime,
+        Self::Messages,
+    ];
+}
+
 /// What a value in an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {

@@ -206,7 +206,7 @@ proptest! {
         shape in 0..3_usize,
     ) {
         let shape = [Shape::Json, Shape::Events, Shape::Session][shape];
-        let form = forms()[form];
+        let form = Form::ALL[form];
         let body = pieces.concat();
         let mut at_once = Tap::new(form, shape, Some(Coding::Identity));
         at_once.feed(body.as_bytes());
@@ -221,7 +221,7 @@ proptest! {
 #[test]
 fn no_bytes_lead_to_a_panic() {
     bolero::check!().with_type::<(u8, u8, u8, Vec<u8>)>().for_each(|(form, shape, coding, bytes)| {
-        let form = forms()[usize::from(*form) % 9];
+        let form = Form::ALL[usize::from(*form) % Form::ALL.len()];
         let shape = [Shape::Json, Shape::Events, Shape::Session, Shape::Opaque][usize::from(*shape) % 4];
         let coding = [Coding::Identity, Coding::Gzip, Coding::Deflate][usize::from(*coding) % 3];
         let mut tap = Tap::new(form, shape, Some(coding));
@@ -230,20 +230,6 @@ fn no_bytes_lead_to_a_panic() {
         let _ = Meters::of(form, &reading.counters);
         let _ = Meters::of(form, &reading.heard);
     });
-}
-
-fn forms() -> [Form; 9] {
-    [
-        Form::Completions,
-        Form::DeepSeekCompletions,
-        Form::Responses,
-        Form::Embeddings,
-        Form::Images,
-        Form::Speech,
-        Form::Transcription,
-        Form::Realtime,
-        Form::Messages,
-    ]
 }
 
 fn check(case: &Case, reading: &Reading) {

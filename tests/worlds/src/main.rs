@@ -13,6 +13,7 @@ mod books;
 mod calls;
 mod cheats;
 mod check;
+mod credits;
 mod hub;
 mod links;
 mod mutant;

@@ -90,7 +90,7 @@ fn no_answer_leads_to_a_panic_two_figures_or_more_than_the_ceiling() {
     let prices = table();
     bolero::check!().with_type::<(u8, u8, u8, u8, u32, Vec<u8>)>().for_each(
         |(form, kind, end, step, number, bytes)| {
-            let form = FORMS[usize::from(*form) % FORMS.len()];
+            let form = Form::ALL[usize::from(*form) % Form::ALL.len()];
             let shape = [Shape::Json, Shape::Events, Shape::Session, Shape::Opaque][usize::from(*kind) % 4];
             let coding = [None, Some("gzip"), Some("deflate"), Some("zstd")][usize::from(*kind / 4) % 4];
             let ending =
@@ -120,15 +120,3 @@ fn no_answer_leads_to_a_panic_two_figures_or_more_than_the_ceiling() {
         },
     );
 }
-
-const FORMS: [Form; 9] = [
-    Form::Completions,
-    Form::DeepSeekCompletions,
-    Form::Responses,
-    Form::Embeddings,
-    Form::Images,
-    Form::Speech,
-    Form::Transcription,
-    Form::Realtime,
-    Form::Messages,
-];
